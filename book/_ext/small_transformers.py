@@ -1,0 +1,210 @@
+"""The book's own Sphinx extension: no third-party scripts, and the API page.
+
+1. `sphinx_thebe` is a default extension of jupyter-book 1.x. Even when it is off, it puts an
+   unpkg.com address and a script that throws into every page. Its listeners are disconnected.
+2. The theme preloads icon fonts that it draws as SVG anyway; opened as a file, a page logs an error
+   for each. Those three tags are taken out of the finished pages.
+3. `book/api.md` holds the line `<!-- api -->`; it becomes one section for every module of `mi_lab`
+   that exists, read by autodoc. Docstrings are written for people, not for reStructuredText:
+   `to_rst` escapes what RST would misread and turns "Units: nats" into a field.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "mi_lab"
+API_PAGE = "book/api"
+
+# Reading order of the API page; a module that is not named here still appears, under the last heading.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Model and training": ("model", "stack", "checkpoint", "train", "sweep", "zoo", "bridge"),
+    "Looking inside": ("run", "circuits", "ablate", "scrub", "probe", "lens", "llc"),
+    "Measuring and claiming": ("metrics", "claims"),
+    "Showing": ("plot", "live"),
+    "Studies": ("studies",),
+    "Everything else": (),
+}
+
+# Docstring paragraphs that start so become fields.
+FIELD = re.compile(
+    r"^(Equation|Shapes?|Units?|Error|Errors|Cost|Source|Chapter|Example|Note|Raises|Returns): +(?=\S)"
+)
+LITERAL = re.compile(r"``.+?``|`[^`]+`(?!_)")
+NAMES = re.compile(r"^[a-z_]\w*(, [a-z_]\w*)*: ")
+BULLET = re.compile(r"^([-*+]|\d+[.)])\s+")
+
+
+def modules() -> list[str]:
+    """Dotted names of every module of mi_lab that has anything to show, private ones left out."""
+    names = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if any(part.startswith("_") and part != "__init__" for part in parts):
+            continue
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        if len(parts) > 1 and _has_content(path):
+            names.append(".".join(parts))
+    return names
+
+
+def _has_content(path: Path) -> bool:
+    tree = ast.parse(path.read_text("utf8"))
+    return ast.get_docstring(tree) is not None
+
+
+def _group(name: str) -> str:
+    head = name.split(".")[1]
+    return next((title for title, heads in GROUPS.items() if head in heads), list(GROUPS)[-1])
+
+
+def api_markdown() -> str:
+    """The API page's generated part, in MyST."""
+    lines: list[str] = []
+    found = modules()
+    for title, heads in GROUPS.items():
+        members = [name for name in found if _group(name) == title]
+        if heads:
+            members.sort(key=lambda name: (heads.index(name.split(".")[1]), name))
+        if not members:
+            continue
+        lines += [f"## {title}", ""]
+        for name in members:
+            lines += [f"### {name}", "", "```{eval-rst}", f".. automodule:: {name}", "```", ""]
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    """Plain prose for RST: everything outside backticks is taken as it stands."""
+    out, last = [], 0
+    for match in LITERAL.finditer(text):
+        out += [_escape_plain(text[last : match.start()]), "``" + match.group().strip("`") + "``"]
+        # RST wants white space or punctuation on both sides of a literal
+        if match.end() < len(text) and (text[match.end()].isalnum() or text[match.end()] in "[({"):
+            out.append("\\ ")
+        last = match.end()
+    return "".join([*out, _escape_plain(text[last:])])
+
+
+def _escape_plain(text: str) -> str:
+    text = re.sub(r"([\\*|`])", r"\\\1", text)
+    return re.sub(r"(?<=\w)_(?!\w)", r"\\_", text)
+
+
+def to_rst(lines: list[str]) -> list[str]:
+    """A docstring's lines as RST that says the same and can't be malformed."""
+    out: list[str] = []
+    blocks = re.split(r"\n[ \t]*\n", "\n".join(line.rstrip() for line in lines).strip("\n"))
+    for block in blocks:
+        body = block.split("\n")
+        indents = [len(line) - len(line.lstrip()) for line in body]
+        flat = [line.lstrip() for line in body]
+        if flat[0].startswith(">>>"):
+            out += [line[indents[0] :] for line in body]
+        elif indents[0] > 0:
+            out += ["::", "", *(("    " + line[min(indents) :]) for line in body)]
+        else:
+            out += _prose(body, indents)
+        out.append("")
+    return out
+
+
+def _prose(body: list[str], indents: list[int]) -> list[str]:
+    """One paragraph: fields and bullets begin new items, deeper lines continue the one above."""
+    out: list[str] = []
+    inside = False
+    for line, indent in zip(body, indents, strict=True):
+        text = line.strip()
+        field, bullet = FIELD.match(text), BULLET.match(text)
+        if field and indent == 0:
+            if not inside and out:
+                out.append("")
+            out.append(f":{field.group(1)}: {_escape(text[field.end() :])}")
+            inside = True
+        elif bullet and indent == 0:
+            if out:
+                out.append("")
+            out.append(f"{bullet.group(1)} {_escape(text[bullet.end() :])}")
+            inside = True
+        elif NAMES.match(text) and indent == 0:
+            # "n_ctx, d_vocab: what they are": a line of its own in a list of names
+            if out:
+                out.append("")
+            name, rest = text.split(":", 1)
+            out.append(f"- ``{name}``: {_escape(rest.strip())}")
+            inside = True
+        else:
+            out.append(("    " if inside else "") + _escape(text))
+    return _align(out)
+
+
+def _align(lines: list[str]) -> list[str]:
+    """Continuation lines take the indent of their own item's text."""
+    out, width = [], 4
+    for line in lines:
+        marker = re.match(r"^(:\w+:|[-*+]|\d+[.)]) ", line)
+        if marker:
+            width = 4 if line.startswith(":") else len(marker.group())
+            out.append(line)
+        elif line.startswith("    "):
+            out.append(" " * width + line.strip())
+        else:
+            out.append(line)
+    return out
+
+
+def _read_source(app: Sphinx, docname: str, source: list[str]) -> None:
+    if docname == API_PAGE:
+        source[0] = source[0].replace("<!-- api -->", api_markdown())
+
+
+def _process_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = to_rst(lines)
+
+
+def _outdated(app: Sphinx, env: BuildEnvironment, added: set, changed: set, removed: set) -> list[str]:
+    """The API page is stale when a module has come or gone."""
+    now = modules()
+    before = getattr(env, "mi_lab_modules", None)
+    env.mi_lab_modules = now  # type: ignore[attr-defined]
+    return [API_PAGE] if before not in (None, now) else []
+
+
+def _without_thebe(app: Sphinx) -> None:
+    for listeners in app.events.listeners.values():
+        listeners[:] = [
+            one for one in listeners if not getattr(one.handler, "__module__", "").startswith("sphinx_thebe")
+        ]
+    app.registry.css_files[:] = [one for one in app.registry.css_files if "thebe" not in str(one[0])]
+
+
+PRELOAD = re.compile(r'\s*<link rel="preload" as="font"[^>]*>')
+
+
+def _without_preloads(app: Sphinx, exception: Exception | None) -> None:
+    if exception is not None or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        text = path.read_text("utf8")
+        if PRELOAD.search(text):
+            path.write_text(PRELOAD.sub("", text), "utf8")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect everything."""
+    sys.path.insert(0, str(ROOT))
+    _without_thebe(app)
+    app.connect("source-read", _read_source)
+    app.connect("env-get-outdated", _outdated)
+    app.connect("build-finished", _without_preloads)
+    app.connect("autodoc-process-docstring", _process_docstring)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

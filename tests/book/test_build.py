@@ -1,0 +1,141 @@
+"""When is a chapter executed again, and does a docstring come through as it was written?"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.book.built import ROOT
+
+
+def load(path: str):
+    """A module of the book's machinery, which is no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build = load("book/build.py")
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    """A book with two chapters, two studies and one core module."""
+    for name in ("model.py", "studies/__init__.py", "studies/sorting/task.py", "studies/arithmetic/task.py"):
+        path = tmp_path / "mi_lab" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("one = 1\n")
+    (tmp_path / "requirements.lock").write_text("torch==2\n")
+    (tmp_path / "_toc.yml").write_text(
+        "root: book/index\nchapters:\n- file: book/sorting\n- file: book/ledger\n"
+    )
+    (tmp_path / "book").mkdir()
+    chapter(tmp_path, "sorting", "from mi_lab.studies import sorting")
+    chapter(tmp_path, "ledger", "import mi_lab")
+    return tmp_path
+
+
+def chapter(root: Path, name: str, code: str, prose: str = "text", outputs: list | None = None) -> None:
+    """Write a notebook of one text and one code cell."""
+    cells = [
+        {"cell_type": "markdown", "source": [prose]},
+        {"cell_type": "code", "source": [code], "outputs": outputs or []},
+    ]
+    (root / f"book/{name}.ipynb").write_text(json.dumps({"cells": cells}))
+
+
+def keys(root: Path) -> dict[str, str]:
+    """Chapter -> its key."""
+    return {path.stem: build.chapter_key(root, path) for path in build.chapters(root)}
+
+
+def changed(root: Path, path: str, text: str) -> set[str]:
+    """The chapters whose key changes when a file gets this text."""
+    before = keys(root)
+    (root / path).write_text(text)
+    after = keys(root)
+    return {name for name in after if before[name] != after[name]}
+
+
+def test_core_change_reaches_every_chapter(book):
+    assert changed(book, "mi_lab/model.py", "two = 2\n") == {"sorting", "ledger"}
+
+
+def test_lock_change_reaches_every_chapter(book):
+    assert changed(book, "requirements.lock", "torch==3\n") == {"sorting", "ledger"}
+
+
+def test_study_change_reaches_its_own_chapter_and_those_that_name_no_study(book):
+    assert changed(book, "mi_lab/studies/arithmetic/task.py", "two = 2\n") == {"ledger"}
+    assert changed(book, "mi_lab/studies/sorting/task.py", "two = 2\n") == {"sorting", "ledger"}
+
+
+def test_new_checkpoint_counts_and_bytecode_does_not(book):
+    assert changed(book, "mi_lab/studies/sorting/paper.safetensors", "weights") == {"sorting", "ledger"}
+    (book / "mi_lab/__pycache__").mkdir()
+    assert changed(book, "mi_lab/__pycache__/model.cpython-311.py", "x") == set()
+
+
+def test_code_counts_prose_and_outputs_do_not(book):
+    before = keys(book)
+    chapter(book, "sorting", "from mi_lab.studies import sorting", "other text", [{"output_type": "stream"}])
+    assert keys(book) == before
+    chapter(book, "sorting", "from mi_lab.studies import sorting  # again")
+    assert keys(book)["sorting"] != before["sorting"]
+
+
+def test_commented_chapters_are_not_in_the_book(book):
+    (book / "_toc.yml").write_text(
+        "root: book/index\nchapters:\n# - file: book/sorting\n- file: book/ledger\n"
+    )
+    assert [path.stem for path in build.chapters(book)] == ["ledger"]
+
+
+def test_forgetting_drops_a_chapter_from_the_real_cache(tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    from jupyter_cache import get_cache
+
+    (tmp_path / "book").mkdir()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1", execution_count=1)])
+    paths = [tmp_path / "book/one.ipynb", tmp_path / "book/two.ipynb"]
+    cache = get_cache(tmp_path / "_build/.jupyter_cache")
+    for number, path in enumerate(paths):
+        notebook.cells[0].source = f"{number}"
+        nbformat.write(notebook, path)
+        cache.cache_notebook_file(path, check_validity=False)
+    build.forget(tmp_path, paths[:1])
+    assert [Path(record.uri).name for record in cache.list_cache_records()] == ["two.ipynb"]
+
+
+def test_docstrings_survive_as_written():
+    to_rst = load("book/_ext/small_transformers.py").to_rst
+    docstring = """Loss *added* when `W_Q[l]` is zeroed; a trailing_ name, a | bar and x**2.
+
+    n_ctx, d_vocab: longest sequence,
+        and number of tokens
+    Units: nats per token; positive
+    means worse.
+
+        y = W x
+
+    - one thing
+      over two lines
+    - another
+
+        >>> 1 + 1
+        2
+    """
+    lines = to_rst(["" if not line.strip() else line.removeprefix("    ") for line in docstring.splitlines()])
+    text = "\n".join(lines)
+    assert r"Loss \*added\* when ``W_Q[l]`` is zeroed; a trailing\_ name, a \| bar and x\*\*2." in text
+    assert "- ``n_ctx, d_vocab``: longest sequence,\n  and number of tokens" in text
+    assert ":Units: nats per token; positive\n    means worse." in text
+    assert "::\n\n    y = W x" in text
+    assert "- one thing\n  over two lines" in text
+    assert "\n>>> 1 + 1\n2\n" in text
