@@ -27,19 +27,11 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu, pad
 
 from mi_lab.model import Transformer, TransformerConfig
 from mi_lab.run import Node, run
-from mi_lab.stack import (
-    Params,
-    Stack,
-    attention,
-    fast_matmul,
-    mlp_block,
-    norm,
-    project,
-    split_heads,
-)
+from mi_lab.stack import Params, attention, fast_matmul, norm, project, split_heads
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
 """(logits[..., batch, answer, vocab], tokens[batch, pos]) -> Tensor[..., batch, *rest]."""
@@ -235,10 +227,11 @@ def reducer(reduce: Reduce | Literal["loss", "correct"] | None, answer: slice) -
 
 
 class _Clean(NamedTuple):
-    """A clean pass over `tokens` [b, pos]: lists over layers; q, k, v [b, head, pos, d_head]."""
+    """A clean pass over `tokens` [b, pos]; lists over layers. qkv [b, head, pos, d_head]; mid, post
+    [b, pos, d_model]. In the last layer only positions from the first answer on are computed."""
 
     tokens: Tensor
-    qkv: list[tuple[Tensor, Tensor, Tensor]]
+    qkv: list[list[Tensor]]
     mid: list[Tensor]
     post: list[Tensor]
     values: Values
@@ -257,17 +250,12 @@ class _Engine:
         self.first, self.stop, step = answer.indices(tokens.shape[1])
         if step != 1 or self.first >= self.stop or not len(tokens):
             raise ValueError(f"answer {answer} picks no run of positions out of {list(tokens.shape)} tokens")
-        weights = Stack.empty(model.config, 1, model.device).flat.to(model.embed.W_E.dtype)
-        stack = Stack(model.config, weights)
-        stack.copy_in(0, dict(model.state_dict()))
-        self.params: Params = stack.params(0)
-        config, pos = model.config, self.stop
+        self.params = _params(model)
+        config = model.config
         if chunk is None:
             nodes = config.n_layers * (config.n_heads + 1)
-            row = max(
-                config.d_mlp, config.d_model, config.n_heads * max(pos, config.d_head), config.vocab_out
-            )
-            chunk = max(1, CHUNK_FLOATS // (nodes * pos * row))
+            row = max(config.d_mlp, config.d_model, config.n_heads * max(self.stop, config.d_head))
+            chunk = max(1, CHUNK_FLOATS // (nodes * self.stop * max(row, config.vocab_out)))
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1 question, not {chunk}")
         self.size = chunk
@@ -291,34 +279,46 @@ class _Engine:
         resid = params["W_E"][read] + params["W_pos"][: self.stop]
         qkv, mids, posts, zs, hidden = [], [], [], [], []
         for layer in range(config.n_layers):
-            p = f"{layer}."
-            q, k, v = self.heads(resid, layer, "QKV")
-            z = attention(q, k, v, 0)
-            mid = resid + project(z, params, p + "W_O", p + "b_O")
-            h = mid[..., :0]
-            if config.d_mlp:
-                h = project(norm(mid, params, p + "ln2", config), params, p + "W_in", p + "b_in")
-                h = torch.relu(h) if config.act == "relu" else torch.nn.functional.gelu(h)
-                resid = mid + project(h, params, p + "W_out", p + "b_out")
-            else:
-                resid = mid
-            qkv.append((q, k, v))
-            mids.append(mid)
+            begin = self.first if layer == config.n_layers - 1 else 0
+            q, k, v = self.heads(resid, layer, begin)
+            z = attention(q, k, v, begin)
+            mid = project(z, params, f"{layer}.W_O", f"{layer}.b_O").add_(resid[:, begin:])
+            h = self.hidden(mid, layer) if config.d_mlp else mid[..., :0]
+            resid = self.add_mlp(mid, h, layer)
+            qkv.append([q, k, v])
+            mids.append(pad(mid, (0, 0, begin, 0)))
             posts.append(resid)
-            zs.append(z.unflatten(-1, (config.n_heads, config.d_head)))
-            hidden.append(h)
-        logits = self.unembed(resid[:, self.first :])
+            zs.append(pad(z, (0, 0, begin, 0)).unflatten(-1, (config.n_heads, config.d_head)))
+            hidden.append(pad(h, (0, 0, begin, 0)) if config.d_mlp else h.new_empty(*read.shape, 0))
         values = Values(torch.stack(zs), torch.stack(hidden))
-        self._last = _Clean(tokens, qkv, mids, posts, values, logits)
+        self._last = _Clean(tokens, qkv, mids, posts, values, self.unembed(resid))
         return self._last
 
-    def heads(self, resid: Tensor, layer: int, which: str) -> list[Tensor]:
-        """Queries, keys or values [.., head, pos, d_head] of resid_pre [.., pos, d_model]."""
-        p = f"{layer}."
-        x = norm(resid, self.params, p + "ln1", self.config)
-        return [split_heads(project(x, self.params, f"{p}W_{w}", f"{p}b_{w}"), self.config) for w in which]
+    def heads(self, resid: Tensor, layer: int, begin: int) -> list[Tensor]:
+        """Queries from place `begin` on, keys and values, [.., head, pos, d_head], of resid_pre."""
+        p, params, config = f"{layer}.", self.params, self.config
+        x = norm(resid, params, p + "ln1", config)
+        late = x[..., begin:, :]
+        return [
+            split_heads(project(y, params, f"{p}W_{w}", f"{p}b_{w}"), config)
+            for w, y in (("Q", late), ("K", x), ("V", x))
+        ]
+
+    def hidden(self, mid: Tensor, layer: int) -> Tensor:
+        """The MLP's hidden layer."""
+        p, params, config = f"{layer}.", self.params, self.config
+        pre = project(norm(mid, params, p + "ln2", config), params, p + "W_in", p + "b_in")
+        return pre.relu_() if config.act == "relu" else gelu(pre)
+
+    def add_mlp(self, mid: Tensor, post: Tensor | None, layer: int) -> Tensor:
+        """What the residual stream is after the MLP, of which `post` is the hidden layer."""
+        if not self.config.d_mlp:
+            return mid
+        post = self.hidden(mid, layer) if post is None else post
+        return project(post, self.params, f"{layer}.W_out", f"{layer}.b_out").add_(mid)
 
     def unembed(self, resid: Tensor) -> Tensor:
+        """Logits."""
         return project(norm(resid, self.params, "ln_final", self.config), self.params, "W_U", "b_U")
 
     def mean(self, tokens: Tensor) -> Values:
@@ -369,17 +369,14 @@ class _Engine:
         return self.from_run(donors)
 
     def sweep(self, nodes: Sequence[Node] | None, donor: Donor, reduce: Reduce) -> Sweep:
-        """Steps 2-5 for each position and each group of questions."""
+        """Steps 2-5 for each group of questions."""
         config, n = self.config, self.tokens.shape[1]
         nodes = all_nodes(config, n) if nodes is None else tuple(nodes)
-        at: dict[int, dict[int, list[int]]] = {}  # position -> layer -> places in `nodes`
-        for i, node in enumerate(nodes):
-            node.check(config, n)
-            if node.position is None:
+        for node in nodes:
+            if node.check(config, n).position is None:
                 raise ValueError(f"node {node} is at all positions: use ablate_group")
-            last = node.layer == config.n_layers - 1
-            if node.position < self.stop and not (last and node.position < self.first):
-                at.setdefault(node.position, {}).setdefault(node.layer, []).append(i)
+        plan = _plan(nodes, config.n_layers - 1, self.first, self.stop)
+        idle = sorted(set(range(len(nodes))) - {i for group in plan for i in group.places})
         changed: Tensor | None = None
         clean_parts = []
         for start, rows in self.chunks():
@@ -390,76 +387,130 @@ class _Engine:
             if changed is None:
                 changed = base.new_empty(len(nodes), len(self.tokens), *base.shape[1:])
             part = changed[:, start : start + len(rows)]
-            part[:] = base
-            for position, layers in at.items():
-                order = [i for layer in sorted(layers) for i in layers[layer]]
-                for_layers = {layer: [nodes[i].head for i in places] for layer, places in layers.items()}
-                logits = self.position(clean, values, position, for_layers)
-                part[order] = reduce(logits, rows)
+            part[idle] = base
+            fresh = [self.fresh(clean, values, group) for group in plan]
+            if plan and plan[-1].layer == config.n_layers - 1:
+                part[plan[-1].places] = reduce(self.last_logits(clean, fresh[-1], plan[-1]), rows)
+            for p in sorted(
+                {p for group in plan if group.layer < config.n_layers - 1 for p in group.positions}
+            ):
+                places, logits = self.live_logits(clean, fresh, plan, p)
+                part[places] = reduce(logits, rows)
         assert changed is not None
         return Sweep(nodes, changed, torch.cat(clean_parts))
 
-    def position(self, clean: _Clean, values: Values, p: int, layers: dict[int, list[int | None]]) -> Tensor:
-        """Logits [node, b, answer, vocab] of the nodes at position p, in order of their layers."""
-        config, params = self.config, self.params
-        last = config.n_layers - 1
-        live: Tensor | None = None  # resid_pre [node, b, p.., d_model]
-        fresh: Tensor | None = None  # resid_pre at p [node, b, 1, d_model]
-        for layer in range(min(layers), config.n_layers):
-            if live is not None or fresh is not None:
-                begin = max(p, self.first) if layer == last else p  # first query, step 4
-                q, k, v = self.changed_heads(clean, live, fresh, layer, p, begin)
-                z = project(attention(q, k, v, begin), params, f"{layer}.W_O", f"{layer}.b_O")
-                parts = [] if live is None else [live[:, :, begin - p :]]
-                if fresh is not None:  # 3
-                    behind = clean.post[layer - 1][:, max(p + 1, begin) :].expand(len(fresh), -1, -1, -1)
-                    parts.append(behind if begin > p else torch.cat([fresh, behind], dim=2))
-                live = mlp_block(
-                    z.add_(torch.cat(parts) if len(parts) > 1 else parts[0]), params, layer, config
-                )
-            fresh = self.fresh(clean, values, layer, p, layers[layer]) if layer in layers else None  # 2
-        done = []
-        for resid in (live, fresh):  # 5
-            if resid is not None:
-                new, behind = self.unembed(resid), max(p, self.first) - self.first
-                old = clean.logits.expand(len(resid), -1, -1, -1)
-                stop = behind + new.shape[2]
-                done.append(torch.cat([old[:, :, :behind], new, old[:, :, stop:]], dim=2))
-        return torch.cat(done)
-
-    def fresh(self, clean: _Clean, values: Values, layer: int, p: int, heads: list[int | None]) -> Tensor:
-        """resid_post at position p [node, b, 1, d_model] with each of these components replaced."""
-        mid = clean.mid[layer][:, p]
-        out = mid.expand(len(heads), -1, -1).clone()
-        of_heads = [i for i, head in enumerate(heads) if head is not None]
-        if of_heads:
-            which = [head for head in heads if head is not None]
-            difference = values.z[layer, :, p] - clean.values.z[layer, :, p]  # [b, head, d_head]
-            W_O = self.params[f"{layer}.W_O"].unflatten(0, (self.config.n_heads, -1))
-            added = torch.einsum("bne,ned->nbd", difference[:, which], W_O[which])
-            out[of_heads] = mlp_block(mid + added, self.params, layer, self.config)
-        if len(of_heads) < len(heads):
-            post = values.post[layer, :, p]
-            new = mid + project(post, self.params, f"{layer}.W_out", f"{layer}.b_out")
-            out[[i for i, head in enumerate(heads) if head is None]] = new
+    def fresh(self, clean: _Clean, values: Values, group: _Group) -> Tensor:
+        """Step 2 for all nodes of a layer: resid_post at the node's position, [node, b, 1, d_model]."""
+        layer, config = group.layer, self.config
+        mid = clean.mid[layer].transpose(0, 1)  # [pos, b, d_model]
+        n = group.n_heads
+        out = mid.new_empty(len(group.places), *mid.shape[1:])
+        if n:
+            stop = mid.shape[0]
+            difference = values.z[layer, :, :stop] - clean.values.z[layer]
+            W_O = self.params[f"{layer}.W_O"].unflatten(0, (config.n_heads, config.d_head))
+            rows = difference.permute(2, 1, 0, 3).flatten(1, 2)  # [head, pos*b, d_head]
+            added = (rows @ W_O).unflatten(1, (stop, -1))[group.heads[:n], group.positions[:n]]
+            out[:n] = self.add_mlp(added.add_(mid[group.positions[:n]]), None, layer)
+        if n < len(out):
+            post = values.post[layer, :, group.positions[n:]].transpose(0, 1)
+            new = project(post, self.params, f"{layer}.W_out", f"{layer}.b_out")
+            out[n:] = new + mid[group.positions[n:]]
         return out.unsqueeze(2)
 
-    def changed_heads(
-        self, clean: _Clean, live: Tensor | None, fresh: Tensor | None, layer: int, p: int, begin: int
-    ) -> list[Tensor]:
-        """Queries from `begin` on, whole k and v [node, b, head, pos, d_head]; live nodes, then fresh."""
-        parts: list[list[Tensor]] = []
-        if live is not None:
-            late = live[:, :, begin - p :]
-            q, (k, v) = self.heads(late, layer, "Q")[0], self.heads(live, layer, "KV")
-            before = [x[:, :, :p].expand(len(live), -1, -1, -1, -1) for x in clean.qkv[layer][1:]]
-            parts.append([q, *(torch.cat(pair, dim=3) for pair in zip(before, (k, v)))])
-        if fresh is not None:
-            part = []
-            for x, new, start in zip(clean.qkv[layer], self.heads(fresh, layer, "QKV"), (begin, 0, 0)):
-                x = x[:, :, start:].expand(len(fresh), -1, -1, -1, -1).clone()
-                if start <= p:
-                    x[:, :, :, p - start] = new[:, :, :, 0]
-                part.append(x)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else [torch.cat(pair) for pair in zip(*parts)]
+    def last_logits(self, clean: _Clean, fresh: Tensor, group: _Group) -> Tensor:
+        """Step 5 for nodes of the last layer, which change one position: [node, b, answer, vocab]."""
+        out = clean.logits.repeat(len(fresh), 1, 1, 1)
+        where = torch.tensor(group.positions, device=out.device) - self.first
+        out[torch.arange(len(fresh), device=out.device), :, where] = self.unembed(fresh)[:, :, 0]
+        return out
+
+    def live_logits(
+        self, clean: _Clean, fresh: list[Tensor], plan: list[_Group], p: int
+    ) -> tuple[list[int], Tensor]:
+        """Steps 3-5 for the nodes at position p below the last layer: places, [node, b, answer, vocab]."""
+        config, last = self.config, self.config.n_layers - 1
+        new = {}  # layer -> (places, fresh nodes of p)
+        for group, resid in zip(plan, fresh):
+            if p in group.positions and group.layer < last:
+                which = [i for i, position in enumerate(group.positions) if position == p]
+                new[group.layer] = ([group.places[i] for i in which], resid[which])
+        places: list[int] = []
+        live: Tensor | None = None  # resid_pre [node, b, p.., d_model]
+        for layer in range(min(new) + 1, config.n_layers):
+            begin = max(p, self.first) if layer == last else p  # the first query, step 4
+            parts, resids = [], []
+            if live is not None:
+                q, *kv = self.heads(live, layer, begin - p)
+                before = [x[:, :, :p].expand(len(live), -1, -1, -1, -1) for x in clean.qkv[layer][1:]]
+                parts.append([q, *(torch.cat(pair, dim=3) for pair in zip(before, kv))])
+                resids.append(live[:, :, begin - p :])
+            if layer - 1 in new:  # 3
+                places += new[layer - 1][0]
+                column = new[layer - 1][1]
+                parts.append(self.one_column(clean, column, layer, p, begin))
+                behind = clean.post[layer - 1][:, max(p + 1, begin) :].expand(len(column), -1, -1, -1)
+                resids.append(behind if begin > p else torch.cat([column, behind], dim=2))
+            q, k, v = parts[0] if len(parts) == 1 else [torch.cat(pair) for pair in zip(*parts)]
+            mid = project(attention(q, k, v, begin), self.params, f"{layer}.W_O", f"{layer}.b_O")
+            for resid, rows in zip(resids, mid.split([len(resid) for resid in resids])):
+                rows.add_(resid)
+            live = self.add_mlp(mid, None, layer)
+        assert live is not None
+        out = clean.logits.repeat(len(live), 1, 1, 1)
+        out[:, :, max(p - self.first, 0) :] = self.unembed(live)
+        return places, out
+
+    def one_column(self, clean: _Clean, fresh: Tensor, layer: int, p: int, begin: int) -> list[Tensor]:
+        """Clean q (from position `begin` on), k, v with those of position p replaced by the fresh nodes'."""
+        out = []
+        starts = (self.first if layer == self.config.n_layers - 1 else 0, 0, 0)
+        for x, new, start, cut in zip(clean.qkv[layer], self.heads(fresh, layer, 0), starts, (begin, 0, 0)):
+            x = x[:, :, cut - start :]
+            if cut > p:
+                out.append(x.expand(len(fresh), -1, -1, -1, -1))
+                continue
+            x = x.repeat(len(fresh), 1, 1, 1, 1)
+            x[:, :, :, p - cut] = new[:, :, :, 0]
+            out.append(x)
+        return out
+
+
+class _Group(NamedTuple):
+    """The nodes of one layer that can have an effect; heads first (n_heads of them), then MLPs."""
+
+    layer: int
+    places: list[int]  # in the caller's nodes
+    positions: list[int]
+    heads: list[int]  # -1 for an MLP
+    n_heads: int
+
+
+def _plan(nodes: Sequence[Node], last: int, first: int, stop: int) -> list[_Group]:
+    """The nodes by layer, from the first one up, without those that step 4 rules out."""
+    plan = []
+    for layer in range(last + 1):
+        here = [
+            (node.head is None, node.position or 0, -1 if node.head is None else node.head, i)
+            for i, node in enumerate(nodes)
+            if node.layer == layer and (first if layer == last else 0) <= (node.position or 0) < stop
+        ]
+        if here:
+            mlp, positions, heads, places = map(list, zip(*sorted(here)))
+            plan.append(_Group(layer, places, positions, heads, len(here) - sum(mlp)))
+    return plan
+
+
+def _params(model: Transformer) -> Params:
+    """The model's weights under `mi_lab.stack`'s names; only those of q, k, v are copied."""
+    out: Params = {}
+    for name, value in model.state_dict().items():
+        *path, leaf = name.split(".")
+        if leaf in ("W_Q", "W_K", "W_V"):
+            value = value.transpose(0, 1).flatten(1)
+        elif leaf in ("W_O", "b_Q", "b_K", "b_V"):
+            value = value.flatten(0, 1)
+        if path[-1] in ("ln1", "ln2", "ln_final"):
+            leaf = f"{path[-1]}.{leaf}"
+        out[f"{path[1]}.{leaf}" if path[0] == "blocks" else leaf] = value
+    return out
