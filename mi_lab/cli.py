@@ -1,0 +1,191 @@
+"""The command `mi-lab`: train, list and check from a shell.
+
+mi-lab zoo                         what is published, and how to train it again
+mi-lab train sorting/paper --seeds 0-7 --out runs
+mi-lab claims sorting --json ledger.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+STUDIES = ("sorting",)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Wrong input is one line on stderr and status 2."""
+    parser = argparse.ArgumentParser(prog="mi-lab", description=__doc__.split("\n")[0] if __doc__ else None)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="train a recipe, resumable")
+    train.add_argument("name", help="study/recipe, e.g. sorting/paper")
+    train.add_argument("--seeds", help="e.g. 0-7 or 0,3,5; default: the recipe's")
+    train.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    train.add_argument("--out", default="runs", help="folder for state and checkpoints (default: runs)")
+    train.add_argument(
+        "--resume", action="store_true", help="accepted for clarity: a run in OUT always goes on where it was"
+    )
+
+    zoo = commands.add_parser("zoo", help="list published checkpoints")
+    zoo.add_argument("--json", action="store_true", help="print as JSON")
+
+    claims = commands.add_parser("claims", help="measure claims and their controls")
+    claims.add_argument(
+        "studies", nargs="*", metavar="STUDY", help=f"any of {', '.join(STUDIES)}; default: all"
+    )
+    claims.add_argument("--json", metavar="FILE", help="write the ledger")
+    claims.add_argument("--fast", action="store_true", help="fewer seeds and examples")
+    claims.add_argument("--only", help="claim ids, e.g. S1,S4")
+    claims.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: cores)")
+
+    args = parser.parse_args(argv)
+    try:
+        return {"train": _train, "zoo": _zoo, "claims": _claims}[args.command](args)
+    except (ValueError, RuntimeError) as error:
+        print(f"mi-lab {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def parse_seeds(text: str | None) -> tuple[int, ...] | None:
+    """Seeds from "0-7" or "0,3,5-6"; None stays None.
+
+    >>> parse_seeds("0,3,5-6")
+    (0, 3, 5, 6)
+    """
+    if text is None:
+        return None
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise ValueError(f"--seeds must look like 0-7 or 0,3,5, not {text!r}")
+        seeds += range(int(low), int(high if dash else low) + 1)
+    return tuple(seeds)
+
+
+def study(name: str):
+    """The module of a study. Raises ValueError with the names that exist."""
+    if name not in STUDIES:
+        raise ValueError(f"there is no study {name!r}; there are: {', '.join(STUDIES)}")
+    return importlib.import_module(f"mi_lab.studies.{name}")
+
+
+def _train(args: argparse.Namespace) -> int:
+    import difflib
+
+    import torch
+
+    from mi_lab.train import fit
+
+    name, slash, recipe = args.name.partition("/")
+    recipes = study(name).recipes
+    if not slash or recipe not in recipes:
+        near = difflib.get_close_matches(recipe, recipes, n=1)
+        hint = f"; did you mean {name}/{near[0]}?" if near else f"; there are: {', '.join(recipes)}"
+        raise ValueError(f"there is no recipe {args.name!r}{hint}")
+    torch.set_num_threads(1)  # small models: a second thread costs more than it gives
+    out = Path(args.out)
+    history = fit(recipes[recipe], seeds=parse_seeds(args.seeds), device=args.device, out=out)
+    for seed, loss, accuracy in zip(history.seeds, history.loss, history.accuracy, strict=True):
+        state = f"diverged at step {history.diverged[seed]}" if seed in history.diverged else "done"
+        print(f"seed {seed}: loss {loss[-1]:.4f}, token accuracy {accuracy[-1]:.4f}, {state}")
+    print(f"{history.seconds:.0f} s on {history.device}; in {out / recipe}")
+    return 1 if history.diverged else 0
+
+
+def _zoo(args: argparse.Namespace) -> int:
+    from mi_lab import zoo
+
+    rows = []
+    for entry in zoo.entries():
+        source = entry.provenance
+        rows.append(
+            {
+                "name": entry.name,
+                "labels": list(entry.labels),
+                "description": source.get("description", ""),
+                "retrain": source.get("command", ""),
+                "metrics": source.get("metrics", {}),
+                "sha256": entry.sha256,
+            }
+        )
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        labels = row["labels"]
+        which = f"{len(labels)} models" if len(labels) > 1 else "1 model"
+        print(f"{row['name']:32} {which:10} {row['sha256'][:12]}  {row['description']}")
+    print(f"{len(rows)} checkpoints. Train one again: mi-lab train NAME")
+    return 0
+
+
+def _claims(args: argparse.Namespace) -> int:
+    from mi_lab.claims import Verdict, verify_all, write_ledger
+
+    def show(verdict: Verdict) -> None:
+        value = "" if verdict.value is None else "{:.4g} [{:.4g}, {:.4g}]".format(*verdict.value)
+        units = f"{verdict.passed}/{verdict.units}" if verdict.units else ""
+        sound = "" if verdict.sound else "  UNSOUND: a control passed"
+        line = f"{verdict.id:5} {verdict.outcome:15} {units:6} {verdict.headline} {value}"
+        print(f"{line:78} {verdict.seconds:6.1f} s  {verdict.title}{sound}", flush=True)
+
+    wanted = {x.strip() for x in args.only.split(",")} if args.only else None
+    found: dict[str, list[Verdict]] = {}
+    for name in args.studies or STUDIES:
+        claims = [c for c in study(name).claims if wanted is None or c.id in wanted]
+        if not claims:
+            raise ValueError(
+                f"{name} has no claim among {args.only!r}; it has {[c.id for c in study(name).claims]}"
+            )
+        print(f"{name}: {len(claims)} claims")
+        with contextlib.ExitStack() as stack:
+            executor = None
+            if args.workers > 1 and len(claims) > 1:
+                pool = ProcessPoolExecutor(
+                    args.workers, mp_context=get_context("spawn"), initializer=_one_thread
+                )
+                executor = stack.enter_context(pool)
+            else:
+                _one_thread()
+            ids = [(name, c.id) for c in claims]
+            if executor is None:
+                found[name] = verify_all(claims, fast=args.fast, on_verdict=show)
+            else:
+                futures = [executor.submit(verify_one, n, i, args.fast) for n, i in ids]
+                found[name] = []
+                for future in futures:
+                    found[name].append(future.result())
+                    show(found[name][-1])
+    if args.json:
+        command = " ".join(["mi-lab claims", *(args.studies or STUDIES)])
+        write_ledger(args.json, found, command=command + " --fast" * args.fast)
+        print(f"ledger written to {args.json}")
+    return 0 if all(v.sound for verdicts in found.values() for v in verdicts) else 1
+
+
+def verify_one(study_name: str, claim_id: str, fast: bool):
+    """Verify a claim by name: what a worker process is sent, since claims hold closures."""
+    from mi_lab.claims import verify
+
+    claim = next(c for c in study(study_name).claims if c.id == claim_id)
+    return verify(claim, fast=fast)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""From training folders to what the package ships: `python -m mi_lab.studies.sorting.publish RUNS`.
+
+RUNS is the `out` of `fit` (or `mi-lab train --out`). For every recipe found there this writes
+`mi_lab/published/sorting/NAME.safetensors` (all seeds at the last step, fp16, with provenance),
+for recipes behind a development claim also `NAME_steps/seed-S.safetensors`, and the curves of
+development. Everything is computed from the fp16 weights that readers will load.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mi_lab import checkpoint
+from mi_lab.checkpoint import CheckpointError, load_tensors
+from mi_lab.metrics import score
+from mi_lab.stack import Stack
+from mi_lab.studies.sorting import measure
+from mi_lab.studies.sorting.circuit import attribution, copying_margin, count_runs
+from mi_lab.studies.sorting.recipes import CHECKPOINTS, recipes
+from mi_lab.train import Recipe, describe
+
+PUBLISHED = Path(__file__).parents[2] / "published" / "sorting"
+CURVES = Path(__file__).parent / "curves"
+KEPT_STEPS = {  # weights in mid-training, for the explorers and the LLC
+    "paper": {s: (250, 500, 1000, 2000, 4000) for s in range(1, 8)} | {0: CHECKPOINTS},
+    "no_decay": {0: (250, 500, 1000, 2000, 4000)},
+    "adamw": {0: (250, 500, 1000, 2000, 4000)},
+}
+
+
+def finished(runs: Path, recipe: Recipe) -> dict[int, Path]:
+    """Folder of every seed whose run is complete."""
+    out = {}
+    for folder in sorted((runs / recipe.name).glob("seed-*")):
+        if (folder / f"step-{recipe.steps:07d}.safetensors").exists():
+            out[int(folder.name.removeprefix("seed-"))] = folder
+    return dict(sorted(out.items()))
+
+
+def weights(folder: Path, recipe: Recipe, step: int) -> Stack:
+    """One kept step of one seed, rounded to fp16 as published."""
+    tensors, meta = load_tensors(folder / f"step-{step:07d}.safetensors")
+    if meta["digest"] != recipe.digest:
+        raise CheckpointError(f"{folder} was trained by another version of recipe {recipe.name!r}")
+    return Stack(recipe.config, tensors["flat"].half().float())
+
+
+def publish(runs: Path, recipe: Recipe) -> str:
+    """Write one recipe's files; returns a line that says what was written."""
+    folders = finished(runs, recipe)
+    if not folders:
+        return f"{recipe.name}: no finished seed in {runs / recipe.name}"
+    states = [load_tensors(folder / "state.safetensors")[1] for folder in folders.values()]
+    provenance = {
+        "study": "sorting",
+        "recipe": recipe.to_dict(),
+        "digest": recipe.digest,
+        "task": describe(recipe.task),
+        "description": recipe.description,
+        "command": f"mi-lab train sorting/{recipe.name}",
+        "device": sorted({state["device"] for state in states}),
+        "seconds": [round(state["seconds"], 1) for state in states],
+        "versions": states[0]["versions"],
+        "diverged": {k: v for state in states for k, v in dict(state["diverged"]).items()},
+    }
+    final = [weights(folder, recipe, recipe.steps) for folder in folders.values()]
+    task = measure.task_of(recipe.name)
+    losses = [score(s.model(0), task, measure.lists(task, 2000)) for s in final]
+    provenance["metrics"] = {
+        "token accuracy": [round(float(x.correct.float().mean()), 5) for x in losses],
+        "list accuracy": [round(float(x.correct.all(1).float().mean()), 5) for x in losses],
+        "loss": [round(float(x.nll.mean()), 5) for x in losses],
+        "sample": "2,000 fresh lists per seed, teacher-forced",
+    }
+    stack = Stack(recipe.config, torch.cat([s.flat for s in final]))
+    checkpoint.save(
+        PUBLISHED / f"{recipe.name}.safetensors", stack, labels=tuple(folders), provenance=provenance
+    )
+    for seed, steps in KEPT_STEPS.get(recipe.name, {}).items():
+        if seed in folders:
+            many = torch.cat([weights(folders[seed], recipe, step).flat for step in steps])
+            checkpoint.save(
+                PUBLISHED / f"{recipe.name}_steps" / f"seed-{seed}.safetensors",
+                Stack(recipe.config, many),
+                labels=steps,
+                provenance={**provenance, "seed": seed, "labels are": "steps"},
+            )
+    if len(recipe.checkpoints) > 10:
+        curves(recipe, folders)
+    return f"{recipe.name}: {len(folders)} seeds"
+
+
+@torch.no_grad()
+def curves(recipe: Recipe, folders: dict[int, Path]) -> None:
+    """Development at every kept step: see `measure.development` for the arrays."""
+    task = measure.task_of(recipe.name)
+    tokens, more = measure.lists(task, 1000, seed=41), measure.lists(task, 1000, seed=42)
+    names = ("loss", "token", "list", "owner_share", "dla_runs", "own", "other", "norm")
+    margins, table = [], {name: [] for name in names}
+    for folder in folders.values():
+        rows: dict[str, list[float]] = {name: [] for name in names}
+        margins.append([])
+        for step in recipe.checkpoints:
+            model = weights(folder, recipe, step).model(0)
+            margins[-1].append(copying_margin(model, task).numpy())
+            scores = score(model, task, tokens)
+            found = attribution(model, task, tokens)
+            own, other = measure.dissociation(model, task, found.owner, more, "mean")
+            norm = sum(float(p.pow(2).sum()) for p in model.parameters()) ** 0.5
+            values = (
+                float(scores.nll.mean()),
+                float(scores.correct.float().mean()),
+                float(scores.correct.all(1).float().mean()),
+                found.share,
+                float(count_runs(found.owner)),
+                max(1.0 if x != x else x for x in own),
+                min(1.0 if x != x else x for x in other),
+                norm,
+            )
+            for name, value in zip(names, values, strict=True):
+                rows[name].append(value)
+        for name in names:
+            table[name].append(rows[name])
+    CURVES.mkdir(exist_ok=True)
+    arrays = {name: np.array(value, dtype=np.float32) for name, value in table.items()}
+    np.savez_compressed(
+        CURVES / f"{recipe.name}.npz",
+        steps=np.array(recipe.checkpoints),
+        seeds=np.array(list(folders)),
+        margin=np.array(margins, dtype=np.float16),
+        **arrays,  # type: ignore[arg-type]
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m mi_lab.studies.sorting.publish RUNS [RECIPE ...]")
+    for name in sys.argv[2:] or recipes:
+        if name not in recipes:
+            sys.exit(f"unknown recipe {name!r}; there are {', '.join(recipes)}")
+        print(publish(Path(sys.argv[1]), recipes[name]), flush=True)
