@@ -4,7 +4,9 @@
    unpkg.com address and a script that throws into every page. Its listeners are disconnected.
 2. The theme preloads icon fonts that it draws as SVG anyway; opened as a file, a page logs an error
    for each. Those three tags are taken out of the finished pages.
-3. `book/api.md` holds the line `<!-- api -->`; it becomes one section for every module of `mi_lab`
+3. A Jupyter widget without HTML of its own would leave a blank place, and its state would weigh on the
+   page: the place gets the label "needs a kernel", the state is left out. Notebook progress bars vanish.
+4. `book/api.md` holds the line `<!-- api -->`; it becomes one section for every module of `mi_lab`
    that exists, read by autodoc. Docstrings are written for people, not for reStructuredText:
    `to_rst` escapes what RST would misread and turns "Units: nats" into a field.
 """
@@ -17,8 +19,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.autodoc import ModuleDocumenter
+from sphinx.transforms.post_transforms import SphinxPostTransform
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "mi_lab"
@@ -179,6 +184,47 @@ def _outdated(app: Sphinx, env: BuildEnvironment, added: set, changed: set, remo
     return [API_PAGE] if before not in (None, now) else []
 
 
+class UnindexedModule(ModuleDocumenter):
+    """Index the members, not the module: a study has both a module `task` and a function `task`."""
+
+    def add_directive_header(self, sig: str) -> None:
+        """As always, with one option more."""
+        super().add_directive_header(sig)
+        self.add_line("   :no-index:", self.get_sourcename())
+
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PROGRESS = re.compile(r"\d+%\|")
+NEEDS_KERNEL = (
+    '<p class="mi-dead-widget"><span class="mi-needs-kernel">needs a kernel</span> '
+    "This control works in Jupyter and Colab.</p>"
+)
+
+
+class LabelDeadWidgets(SphinxPostTransform):
+    """Put a label where a widget has nothing that a static page could show."""
+
+    default_priority = 3  # before myst-nb chooses among the forms of an output
+
+    def run(self, **kwargs: Any) -> None:
+        """Look at every output that exists in several forms."""
+        for bundle in list(self.document.findall(nodes.container)):
+            if bundle.get("nb_element") != "mime_bundle":
+                continue
+            forms = {one.get("mime_type"): one for one in bundle.children if isinstance(one, nodes.Element)}
+            if WIDGET not in forms or "text/html" in forms:
+                continue
+            plain = forms["text/plain"].astext() if "text/plain" in forms else ""
+            label = [] if PROGRESS.search(plain) else [nodes.raw("", NEEDS_KERNEL, format="html")]
+            bundle.parent.replace(bundle, label)
+
+
+def _without_widget_state(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
+    scripts = getattr(app.env, "nb_metadata", {}).get(page, {}).get("js_files", {})
+    for name in [name for name in scripts if name.startswith("ipywidgets")]:
+        del scripts[name]
+
+
 def _without_thebe(app: Sphinx) -> None:
     for listeners in app.events.listeners.values():
         listeners[:] = [
@@ -203,6 +249,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Connect everything."""
     sys.path.insert(0, str(ROOT))
     _without_thebe(app)
+    app.setup_extension("sphinx.ext.autodoc")
+    app.add_autodocumenter(UnindexedModule, override=True)
+    app.add_post_transform(LabelDeadWidgets)
+    app.connect("html-page-context", _without_widget_state, priority=100)
     app.connect("source-read", _read_source)
     app.connect("env-get-outdated", _outdated)
     app.connect("build-finished", _without_preloads)
