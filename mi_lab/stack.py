@@ -349,11 +349,12 @@ def fast_matmul(device: torch.device | str = "cpu") -> Iterator[bool]:
     """
     use = torch.device(device).type == "cpu" and medium_is_accurate()
     before = torch.get_float32_matmul_precision()
+    flushed = not (torch.tensor([1e-40]) * 1.0).any()  # torch can set this, but not tell
     try:
         if use:
             torch.set_float32_matmul_precision("medium")
         torch.set_flush_denormal(torch.device(device).type == "cpu")
         yield use
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(flushed)
         torch.set_float32_matmul_precision(before)

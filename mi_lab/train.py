@@ -341,7 +341,11 @@ class _Group:
         for step in keep - kept.keys():  # every seed of the group diverged: what is left stands for the rest
             kept[step] = Stack(recipe.config, self.stack.flat.detach().clone())
         nan = [math.nan] * len(self.seeds)
-        self.log += [(s, nan, nan) for s in range(self.step + 1, recipe.steps + 1) if s % log_every == 0]
+        self.log += [
+            (s, nan, nan)
+            for s in range(self.step + 1, recipe.steps + 1)
+            if s % log_every == 0 or s == recipe.steps
+        ]
         columns = list(zip(*self.log, strict=True)) or [(), (), ()]
         return History(
             recipe,
