@@ -16,6 +16,7 @@ PAGES = pages() or ["index.html"]
 BOOK_PAGES = [page for page in PAGES if page.startswith("book/")]
 MAX_HTML = 1_500_000  # bytes of one page's HTML
 MAX_PAGE = 6_000_000  # bytes of a page with everything it loads; fonts and scripts are cached after the first
+TALLEST = 12_000  # pixels of a page in its photograph
 LOADING_TAGS = {
     "script": "src",
     "link": "href",
@@ -159,8 +160,11 @@ def test_page_fits_and_is_photographed(name, look, browser, server):
     page, _ = visit(browser, f"{server}/{name}", reduced_motion="reduce", **SHOTS[look])
     assert page.evaluate("document.documentElement.dataset.theme") == SHOTS[look]["color_scheme"]
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{Path(name).stem}-{look}.png", full_page=True)
-    width = page.evaluate("document.documentElement.clientWidth")
+    width, height = page.evaluate(
+        "[document.documentElement.clientWidth, document.documentElement.scrollHeight]"
+    )
+    frame = {"x": 0, "y": 0, "width": width, "height": min(height, TALLEST)}
+    page.screenshot(path=SCREENSHOTS / f"{Path(name).stem}-{look}.png", full_page=True, clip=frame)
     wide = page.evaluate(
         """width => {
             const hides = e => { for (let p = e.parentElement; p; p = p.parentElement)
