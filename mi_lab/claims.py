@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,13 +59,17 @@ class Measurement:
         return {name: numbers[unit] for name, numbers in self.values.items()}
 
     def summary(self) -> Interval:
-        """Mean of the headline over units with its interval (given, or bootstrapped over units)."""
-        return self.interval or bootstrap(self.values[self.headline])
+        """Mean of the headline over units with its interval (given, or bootstrapped over units).
+
+        A unit where it is NaN, since what it measures isn't there, is left out.
+        """
+        found = [x for x in self.values[self.headline] if not math.isnan(x)]
+        return self.interval or (bootstrap(found) if found else Interval(math.nan, math.nan, math.nan))
 
 
 @dataclass(frozen=True)
 class Accept:
-    """What would count. text: in words; test: on one unit's numbers; quorum: share of units that must pass."""
+    """What would count. text: in words; test: on one unit's numbers; quorum: share of units to pass."""
 
     text: str
     test: Callable[[dict[str, float]], bool]
@@ -139,14 +144,15 @@ class Verdict:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return dict(vars(self))
+        """As plain JSON; numbers that are none (NaN, infinities) are null."""
+        return {name: _plain(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
         """The way back from `to_dict`."""
         value = data["value"]
-        return cls(**{**data, "value": tuple(value) if value is not None else None})
+        values = {name: _numbers(row) for name, row in data["values"].items()}
+        return cls(**{**data, "values": values, "value": tuple(_numbers(value)) if value else None})
 
 
 def verify(claim: Claim, *, fast: bool = False) -> Verdict:
@@ -178,7 +184,7 @@ def verify(claim: Claim, *, fast: bool = False) -> Verdict:
                 "value": _rounded(result.summary()),
                 "passed": n,
                 "units": len(result.units),
-                "fails": n < claim.accept.quorum * len(result.units),
+                "fails": outcome(n, len(result.units), claim.accept.quorum) != "reproduced",
                 "values": {k: _rounded(v) for k, v in result.values.items()},
             }
         )
@@ -232,7 +238,7 @@ def write_ledger(path: Path | str, verdicts: Mapping[str, Sequence[Verdict]], *,
         "versions": versions(),
         "studies": {study: [v.to_dict() for v in found] for study, found in verdicts.items()},
     }
-    write_atomically(Path(path), (json.dumps(ledger, indent=1) + "\n").encode())
+    write_atomically(Path(path), (json.dumps(ledger, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_ledger(path: Path | str) -> dict[str, list[Verdict]]:
@@ -243,3 +249,15 @@ def read_ledger(path: Path | str) -> dict[str, list[Verdict]]:
 
 def _rounded(numbers: Iterable[float]) -> list[float]:
     return [float(f"{x:.6g}") for x in numbers]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _numbers(row: Iterable[float | None]) -> list[float]:
+    return [math.nan if x is None else x for x in row]
