@@ -229,7 +229,9 @@ def fit(
     groups = [seeds[i : i + size] for i in range(0, len(seeds), size)]
     bar = tqdm(total=recipe.steps * len(groups), disable=not progress, unit="step", dynamic_ncols=True)
     histories = []
-    with bar, fast_matmul(chosen):
+    with bar, fast_matmul(chosen), warnings.catch_warnings():
+        # a view into the stack's buffer has the strides it has; gradients are added in place all the same
+        warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout")
         for group in groups:
             name = "-".join(map(str, group)) if len(group) < 4 else f"{group[0]}-to-{group[-1]}"
             folder = None if out is None else Path(out) / recipe.name / f"seed-{name}"

@@ -91,10 +91,10 @@ def test_stacks_refuse_what_does_not_fit(make_model):
     with pytest.raises(ValueError, match=r"shape \[models, \d+\] for this config, not \[2, 3\]"):
         Stack(model.config, torch.zeros(2, 3))
     state = dict(model.state_dict())
-    with pytest.raises(ValueError, match="unembed.b_U has shape"):
+    with pytest.raises(ValueError, match=r"unembed.b_U has shape"):
         Stack.empty(model.config, 1).copy_in(0, state | {"unembed.b_U": torch.zeros(2)})
     del state["unembed.b_U"]
-    with pytest.raises(ValueError, match="weights are missing: unembed.b_U"):
+    with pytest.raises(ValueError, match=r"weights are missing: unembed.b_U"):
         Stack.empty(model.config, 1).copy_in(0, state)
 
 
