@@ -50,7 +50,7 @@ book: $(STAMP)
 test: lint book unit chapters pages
 
 check: lint
-	$(PY) -m pytest -q -n $(WORKERS) -m "not slow and not browser" --ignore=tests/book/test_pages.py
+	$(PY) -m pytest tests mi_lab --doctest-modules -q -n $(WORKERS) -m "not slow and not browser"
 
 lint: $(STAMP)
 	$(PY) -m ruff check $(SOURCES)
@@ -64,7 +64,7 @@ format: $(STAMP)
 
 # The rest of `make test`, one by one. The coverage threshold is in pyproject.toml.
 unit: $(STAMP)
-	$(PY) -m pytest -n $(WORKERS) -m "not browser" --cov --cov-report=term --durations=15
+	$(PY) -m pytest tests mi_lab --doctest-modules -n $(WORKERS) -m "not browser" --cov --cov-report=term --durations=15
 
 chapters: $(STAMP)
 	$(if $(NOTEBOOKS),$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --timeout=900 -W default -n $(WORKERS) --dist loadfile -p no:cacheprovider $(NOTEBOOKS),@echo "no notebooks yet")

@@ -97,7 +97,7 @@ def forget(root: Path, notebooks: list[Path]) -> None:
         stale = {str(path.resolve()) for path in notebooks}
         for record in cache.list_cache_records():
             if record.uri in stale:
-                cache.remove_cache(record.pk)
+                cache.remove_cache(int(record.pk))  # type: ignore[arg-type]
     for path in notebooks:
         page = path.relative_to(root).with_suffix(".doctree")
         (root / "_build/.doctrees" / page).unlink(missing_ok=True)
