@@ -48,7 +48,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mi_lab.model import Transformer
-from mi_lab.stack import Stack, fast_matmul, forward, stacking_pays
+from mi_lab.stack import Stack, backward, fast_matmul, forward, stacking_pays
 
 
 @dataclass(frozen=True)
@@ -421,12 +421,11 @@ class _Data:
             self.at = 0
         index = self.order[:, self.at : self.at + self.batch]
         self.at += self.batch
-        self.grad.zero_()
         weights = self.weights[index]
         count = weights.sum((1, 2))
         summed = losses(self.leaves, self.stack, self.tokens[index], self.answer, weights)
         loss = summed.sum(1) / count
-        loss.sum().backward()  # rows share no weights
+        backward(loss.sum(), self.leaves)  # rows share no weights
         return Draw(loss.detach(), self.base.gather(1, index).sum(1) / count, self.grad)
 
 

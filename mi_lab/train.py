@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from mi_lab.checkpoint import device_name, load_tensors, save_tensors, versions
 from mi_lab.model import Transformer, TransformerConfig
-from mi_lab.stack import Stack, fast_matmul, forward, stacking_pays
+from mi_lab.stack import Stack, backward, fast_matmul, forward, stacking_pays
 from mi_lab.studies.base import Task, targets
 
 DATA_SEED = 0x5EED << 32  # a seed's data generator starts at DATA_SEED + seed, its weights at seed
@@ -324,7 +324,6 @@ class _Group:
                 self.grad.mul_((recipe.clip / norm).clamp(max=1.0))  # 3
             self.optimiser.param_groups[0]["lr"] = recipe.lr_at(self.step)
             self.optimiser.step()  # 4
-            self.grad.zero_()
             self.step += 1
             if self.step % log_every == 0 or self.step == recipe.steps:  # 5
                 self._note(loss, logits, tokens)
@@ -373,7 +372,7 @@ class _Group:
         )
 
     def _backward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss[model] and logits; gradients are added to `self.grad`."""
+        """Loss[model] and logits; gradients go to `self.grad`."""
         task = self.recipe.task
         inputs = tokens[0] if self.single else tokens
         logits = forward(self.leaves, self.recipe.config, inputs, task.answer)
@@ -386,7 +385,7 @@ class _Group:
         else:
             weights = weights.view(right.shape).to(loss)
             loss = (loss * weights).sum((1, 2)) / weights.sum((1, 2))
-        loss.sum().backward()  # models share no weights, so the sum gives each its own gradient
+        backward(loss.sum(), self.leaves)  # models share no weights, so the sum gives each its own gradient
         return loss.detach(), logits.detach()
 
     @torch.no_grad()
