@@ -205,6 +205,7 @@ def test_a_huge_learning_rate_is_reported_and_ends_early(monkeypatch):
     assert list(history.checkpoints) == [0, 700, 1003]
 
 
+@pytest.mark.slow
 def test_groups_that_diverge_and_groups_that_do_not_are_merged(monkeypatch):
     monkeypatch.setattr(train, "group_size", lambda *_: 1)
     init = Stack.init.__func__
