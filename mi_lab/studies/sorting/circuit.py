@@ -62,7 +62,7 @@ def smooth(margin: Tensor) -> Tensor:
 
 
 def structure(margin: Tensor, *, interior: int = 0) -> Structure:
-    """The `Structure` of copying margins [head, number]; `interior` leaves out that many numbers at each end."""
+    """The `Structure` of copying margins [head, number]; `interior` leaves out so many numbers at each end."""
     soft = smooth(margin)
     threshold = THRESHOLD * soft.abs().max()
     keep = slice(interior, margin.shape[1] - interior)
@@ -177,7 +177,8 @@ def hand_made_sorter(
     for SEP as the query, which starts with the minimum; OV copies with strength a. The score table
     has as many independent rows as there are numbers, more than d_head: so each head serves its own
     range of *current* tokens and looks at SEP, where its OV is zero, for all others. Splitting is
-    what makes the exact solution fit.
+    what makes the exact solution fit. Copying goes through d_head cosines: exact from d_head = n on;
+    with half as many a must be large, and with fewer, neighbours blur into one another.
 
     Raises ValueError if the shape can't hold it. Source: claim S2, sufficiency.
     """
@@ -185,9 +186,10 @@ def hand_made_sorter(
     rows = -(-(n + 1) // heads)
     if config.n_layers != 1 or config.d_mlp:
         raise ValueError("the hand-made sorter is one attention-only layer")
-    if d < n + 1 or d_head < rows + 1:
+    needed = max(rows, -(-n // 2)) + 1
+    if d < n + 1 or d_head < needed:
         raise ValueError(
-            f"{n} numbers need d_model >= {n + 1} and d_head >= {rows + 1} with {heads} heads, "
+            f"{n} numbers need d_model >= {n + 1} and d_head >= {needed} with {heads} heads, "
             f"not {d} and {d_head}"
         )
     model = Transformer(config)
