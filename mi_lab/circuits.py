@@ -73,7 +73,7 @@ def qk_circuit(model: Transformer, layer: int = 0) -> Tensor:
 
 @torch.no_grad()
 def unembedding_directions(model: Transformer) -> Tensor:
-    """diag(g_f) W_U centred over outputs [d_model, vocab]: what a write adds to each logit, but for LayerNorm.
+    """diag(g_f) W_U centred over outputs [d_model, vocab]: what a write adds to a logit, but for LayerNorm.
 
     LayerNorm divides by a scale, the same for all parts of one residual stream, and first takes each
     write's mean over d_model away; that part is left in (0.4 % of the OV table in the sorting models).
@@ -105,7 +105,7 @@ def composition(first: Factored, second: Factored) -> Tensor:
 
 @torch.no_grad()
 def head_outputs(model: Transformer, z: Tensor, layer: int = 0) -> Tensor:
-    """What each head writes into the residual stream [batch, pos, head, d_model], from z [batch, pos, head, d_head]."""
+    """What each head writes into the residual stream: [batch, pos, head, d_model] from z [.., d_head]."""
     return torch.einsum("bphe,hed->bphd", z, model.blocks[layer].attn.W_O)
 
 

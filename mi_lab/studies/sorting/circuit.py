@@ -62,7 +62,7 @@ def smooth(margin: Tensor) -> Tensor:
 
 
 def structure(margin: Tensor, *, interior: int = 0) -> Structure:
-    """The `Structure` of copying margins [head, number]; `interior` leaves out so many numbers at each end."""
+    """The `Structure` of copying margins [head, number]; `interior` leaves out that many at each end."""
     soft = smooth(margin)
     threshold = THRESHOLD * soft.abs().max()
     keep = slice(interior, margin.shape[1] - interior)

@@ -18,14 +18,15 @@ from torch import Tensor
 from mi_lab import zoo
 from mi_lab.circuits import direct_logit_attribution, head_outputs, ov_circuit
 from mi_lab.metrics import Scores, expected_calibration_error, score_logits
-from mi_lab.model import Transformer
+from mi_lab.model import LayerNorm, Transformer
 from mi_lab.run import run
 from mi_lab.studies.base import generate, predict, targets
 from mi_lab.studies.sorting.circuit import attribution, copying_margin, count_runs, smooth, structure
 from mi_lab.studies.sorting.recipes import recipes
 from mi_lab.studies.sorting.task import SortingTask
 
-EVALUATION = 0xE7A1 << 32  # far from every training generator
+# Far from every training generator. Below 2^32, because torch's CPU generator drops the higher bits.
+EVALUATION = 0xE7A1_0000
 HERE = Path(__file__).parent
 
 
@@ -87,7 +88,7 @@ class Accuracy(NamedTuple):
 
 
 def accuracy(model: Transformer, task: SortingTask, n: int, *, shuffled: bool = False) -> Accuracy:
-    """Accuracy on n fresh lists; `shuffled` grades against a random order of the same numbers, the control."""
+    """Accuracy on n fresh lists; `shuffled` grades against a random order of the numbers, the control."""
     tokens = lists(task, n)
     right = targets(task, tokens)
     if shuffled:
@@ -201,6 +202,7 @@ def suppression_role(
     right token. ratio: its attention to the right source over that to each other list position.
     d_entropy, d_nll, d_ece, d_accuracy: change on removing it (mean ablation; `*_zero`, `*_resample`
     too); `d_entropy_frozen`: with the final LayerNorm's scale kept from the clean run.
+    All but `region` are NaN where fewer than 50 positions are suppressed.
     control "random": a random direction of equal norm stands in the suppressor's place, with its
     attention shuffled over list positions.
     """
@@ -208,10 +210,10 @@ def suppression_role(
     tokens = lists(task, n, seed=21)
     right, source = targets(task, tokens), task.variables(tokens)["source"]
     where = who.region[right]
-    nan = float("nan")
-    keys = ("written", "ratio", "d_entropy", "d_nll", "d_ece", "d_accuracy", "d_entropy_frozen")
     if int(where.sum()) < 50:
-        return {"region": float(who.region.float().mean()), **{k: nan for k in keys}}
+        changes = [f"d_{name}{how}" for name in _PARTS for how in ("", "_zero", "_resample")]
+        undefined = ("written", "ratio", "entropy", "accuracy", *changes, "d_entropy_frozen")
+        return {"region": float(who.region.float().mean()), **dict.fromkeys(undefined, float("nan"))}
     names = ("blocks.0.attn.z", "blocks.0.attn.pattern", "blocks.0.resid_post")
     clean = run(model, tokens, record=names)
     outputs = head_outputs(model, clean[names[0]][:, task.answer])
@@ -241,7 +243,7 @@ def suppression_role(
     swaps = {"": mine.mean(0), "_zero": torch.zeros_like(mine[:1]), "_resample": mine.roll(1, 0)}
     for suffix, value in swaps.items():
         after = _part(score_logits(_unembed(model, resid - mine + value), right), where)
-        for name in ("entropy", "nll", "ece", "accuracy"):
+        for name in _PARTS:
             out[f"d_{name}{suffix}"] = after[name] - base[name]
     frozen = _part(score_logits(_unembed(model, resid - mine + swaps[""], scale_of=resid), right), where)
     out["d_entropy_frozen"] = frozen["entropy"] - base["entropy"]
@@ -250,11 +252,15 @@ def suppression_role(
 
 def _unembed(model: Transformer, resid: Tensor, scale_of: Tensor | None = None) -> Tensor:
     """Logits of a final residual stream; with `scale_of`, LayerNorm divides by that stream's deviation."""
-    if scale_of is None or model.config.norm is None:
-        return model.ln_final(resid) @ model.unembed.W_U + model.unembed.b_U
+    norm = model.ln_final
+    if scale_of is None or not isinstance(norm, LayerNorm):
+        return norm(resid) @ model.unembed.W_U + model.unembed.b_U
     centred = resid - resid.mean(-1, keepdim=True)
     scale = (scale_of.var(-1, correction=0, keepdim=True) + model.config.eps).sqrt()
-    return (centred / scale * model.ln_final.w + model.ln_final.b) @ model.unembed.W_U + model.unembed.b_U
+    return (centred / scale * norm.w + norm.b) @ model.unembed.W_U + model.unembed.b_U
+
+
+_PARTS = ("entropy", "nll", "ece", "accuracy")
 
 
 def _part(scores: Scores, where: Tensor) -> dict[str, float]:
@@ -290,7 +296,7 @@ def suppress_share(recipe: str, seed: int, *, interior: int = 0) -> float:
 
 @torch.no_grad()
 def pattern_change(net: Transformer, tokens: Tensor, *, layer: int, head: int, removed_head: int) -> float:
-    """Largest change of a head's attention pattern when a head of layer 0 is removed. 0 means bit-identical."""
+    """Largest change of a head's attention pattern when a head of layer 0 is removed; 0: bit-identical."""
 
     def edit(z: Tensor) -> Tensor:
         z = z.clone()
