@@ -66,7 +66,7 @@ def parse_seeds(text: str | None) -> tuple[int, ...] | None:
     seeds: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        if not low.isdecimal() or (dash and not high.isdecimal()):
             raise ValueError(f"--seeds must look like 0-7 or 0,3,5, not {text!r}")
         seeds += range(int(low), int(high if dash else low) + 1)
     return tuple(seeds)
@@ -139,14 +139,21 @@ def _claims(args: argparse.Namespace) -> int:
         line = f"{verdict.id:5} {verdict.outcome:15} {units:6} {verdict.headline} {value}"
         print(f"{line:78} {verdict.seconds:6.1f} s  {verdict.title}{sound}", flush=True)
 
-    wanted = {x.strip() for x in args.only.split(",")} if args.only else None
+    names = args.studies or list(STUDIES)
+    known = {name: [c.id for c in study(name).claims] for name in names}
+    every = [claim for ids in known.values() for claim in ids]
+    wanted = [x.strip() for x in args.only.split(",")] if args.only else every
+    for claim in wanted:
+        if claim not in every:
+            there = "; ".join(f"{name} has {', '.join(ids)}" for name, ids in known.items())
+            raise ValueError(f"there is no claim {claim!r}; {there}")
+    if args.json:
+        _check_writable(Path(args.json))  # before minutes of measuring, not after
     found: dict[str, list[Verdict]] = {}
-    for name in args.studies or STUDIES:
-        claims = [c for c in study(name).claims if wanted is None or c.id in wanted]
+    for name in names:
+        claims = [c for c in study(name).claims if c.id in wanted]
         if not claims:
-            raise ValueError(
-                f"{name} has no claim among {args.only!r}; it has {[c.id for c in study(name).claims]}"
-            )
+            continue
         print(f"{name}: {len(claims)} claims")
         with contextlib.ExitStack() as stack:
             executor = None
@@ -167,7 +174,7 @@ def _claims(args: argparse.Namespace) -> int:
                     found[name].append(future.result())
                     show(found[name][-1])
     if args.json:
-        command = " ".join(["mi-lab claims", *(args.studies or STUDIES)])
+        command = " ".join(["mi-lab claims", *names])
         write_ledger(args.json, found, command=command + " --fast" * args.fast)
         print(f"ledger written to {args.json}")
     return 0 if all(v.sound for verdicts in found.values() for v in verdicts) else 1
@@ -179,6 +186,18 @@ def verify_one(study_name: str, claim_id: str, fast: bool):
 
     claim = next(c for c in study(study_name).claims if c.id == claim_id)
     return verify(claim, fast=fast)
+
+
+def _check_writable(path: Path) -> None:
+    probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{path} could not be written: {error.strerror}") from error
 
 
 def _one_thread() -> None:

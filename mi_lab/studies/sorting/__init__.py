@@ -34,6 +34,7 @@ from mi_lab.studies.sorting.circuit import (
     structure,
     untrained_twin,
 )
+from mi_lab.studies.sorting.claims import CLAIMS as claims  # not lazy: it would become the submodule
 from mi_lab.studies.sorting.measure import (
     accuracy,
     causal_summary,
@@ -68,10 +69,6 @@ def load(name: str = "paper", seed: int = 0) -> Transformer:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "claims":
-        from mi_lab.studies.sorting.claims import CLAIMS
-
-        return CLAIMS
     if name == "explorers":
         import importlib
 

@@ -1,0 +1,100 @@
+"""The zoo: names, nearest names, copies, and folders of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mi_lab import checkpoint, zoo
+from mi_lab.checkpoint import CheckpointError
+from mi_lab.model import TransformerConfig
+from mi_lab.stack import Stack
+
+CONFIG = TransformerConfig(n_layers=1, n_heads=2, d_model=8, d_head=4, n_ctx=5, d_vocab=7)
+
+
+def forget() -> None:
+    zoo.read.cache_clear()
+    zoo.sha256.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of one's own with a file mine/tiny of seeds 3 and 5."""
+    monkeypatch.setenv("MI_LAB_CHECKPOINTS", str(tmp_path))
+    forget()
+    stack = Stack.init(CONFIG, seeds=(3, 5))
+    checkpoint.save(tmp_path / "mine" / "tiny.safetensors", stack, labels=(3, 5), provenance={"why": "test"})
+    yield tmp_path
+    forget()
+
+
+def test_a_folder_of_ones_own_is_found_beside_what_is_published(folder):
+    assert "mine/tiny" in zoo.names()
+    assert "sorting/paper" in zoo.names()
+    assert zoo.find("mine/tiny") == folder / "mine" / "tiny.safetensors"
+    assert list(zoo.names()) == sorted(zoo.names())
+
+
+def test_a_folder_of_ones_own_goes_before_the_published_one(folder):
+    stack = Stack.init(CONFIG, seeds=(0,))
+    checkpoint.save(folder / "sorting" / "paper.safetensors", stack, labels=(0,), provenance={})
+    assert zoo.load("sorting/paper").config == CONFIG
+
+
+def test_a_folder_that_does_not_exist_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("MI_LAB_CHECKPOINTS", str(tmp_path / "nowhere"))
+    assert "sorting/paper" in zoo.names()
+
+
+def test_models_are_loaded_by_label_and_the_first_by_default(folder):
+    first, second = zoo.load("mine/tiny"), zoo.load("mine/tiny", 5)
+    expected = Stack.init(CONFIG, seeds=(3, 5))
+    for model, reference in ((first, expected.model(0)), (second, expected.model(1))):
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter, reference.get_parameter(name), atol=1e-3, rtol=1e-3)  # fp16
+
+
+def test_a_loaded_model_is_a_copy(folder):
+    with torch.no_grad():
+        zoo.load("mine/tiny").embed.W_E.fill_(7.0)
+    assert float(zoo.load("mine/tiny").embed.W_E.detach().abs().max()) < 5
+
+
+def test_entries_tell_labels_identity_and_provenance(folder):
+    entry = next(e for e in zoo.entries() if e.name == "mine/tiny")
+    assert entry.labels == (3, 5)
+    assert entry.sha256 == checkpoint.sha256(entry.path) == zoo.sha256("mine/tiny")
+    assert entry.provenance["why"] == "test"
+
+
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [("sorting/papr", "sorting/paper"), ("paper", "sorting/paper"), ("mine/tinny", "mine/tiny")],
+)
+def test_an_unknown_name_suggests_the_nearest(folder, name, suggested):
+    message = rf"there is no published checkpoint '{name}'; did you mean '{suggested}'\? `mi-lab zoo` lists"
+    with pytest.raises(ValueError, match=message):
+        zoo.load(name)
+
+
+def test_a_name_like_no_other_gets_no_suggestion():
+    with pytest.raises(
+        ValueError, match=r"no published checkpoint 'xxxxxx'\. `mi-lab zoo` lists all of them"
+    ):
+        zoo.load("xxxxxx")
+
+
+def test_a_seed_that_is_not_there_names_those_that_are(folder):
+    with pytest.raises(ValueError, match=r"this checkpoint holds \[3, 5\], not 4"):
+        zoo.load("mine/tiny", 4)
+
+
+def test_a_damaged_file_is_named(folder):
+    path = folder / "mine" / "tiny.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors is truncated"):
+        zoo.load("mine/tiny")
