@@ -139,7 +139,8 @@ def build(root: Path, *, fresh: bool = False) -> int:
     for path in stale:
         print(f"to execute: {path.relative_to(root)}", flush=True)
     if before.get("machinery") != machinery:
-        shutil.rmtree(out / ".doctrees", ignore_errors=True)
+        for name in (".doctrees", "html"):  # a page that has left the book must not stay behind
+            shutil.rmtree(out / name, ignore_errors=True)
     # Until the build has come through, the machinery counts as changed: the next build reads every page
     # again, because an incremental one would not repeat the warnings of pages it skips. The chapters'
     # keys hold from here on: what is still cached is what these keys stand for.
