@@ -95,6 +95,7 @@ class LayerNorm(nn.Module):
         self.b = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The normalised x, same shape."""
         x = x - x.mean(-1, keepdim=True)
         return x / (x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt() * self.w + self.b
 
@@ -115,6 +116,7 @@ class Attention(nn.Module):
         self.b_O = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, x: Tensor, tap: Tap) -> Tensor:
+        """What the heads write, summed: [batch, pos, d_model]."""
         q = tap("q", torch.einsum("bpd,hde->bphe", x, self.W_Q) + self.b_Q)
         k = tap("k", torch.einsum("bpd,hde->bphe", x, self.W_K) + self.b_K)
         v = tap("v", torch.einsum("bpd,hde->bphe", x, self.W_V) + self.b_V)
@@ -138,6 +140,7 @@ class MLP(nn.Module):
         self.b_out = nn.Parameter(torch.zeros(config.d_model))
 
     def forward(self, x: Tensor, tap: Tap) -> Tensor:
+        """What the MLP writes: [batch, pos, d_model]."""
         pre = tap("pre", x @ self.W_in + self.b_in)
         return tap("post", self.act(pre)) @ self.W_out + self.b_out
 
@@ -156,6 +159,7 @@ class Block(nn.Module):
             self.mlp = MLP(config)
 
     def forward(self, resid: Tensor, tap: Tap) -> Tensor:
+        """resid_post from resid_pre."""
         resid = tap("resid_pre", resid)
         attn_out = self.attn(self.ln1(resid), lambda name, value: tap(f"attn.{name}", value))
         resid = tap("resid_mid", resid + tap("attn.out", attn_out))

@@ -25,13 +25,19 @@ class Task(Protocol):
     """
 
     @property
-    def vocab(self) -> tuple[str, ...]: ...
+    def vocab(self) -> tuple[str, ...]:
+        """The text of each token."""
+        ...
 
     @property
-    def n_ctx(self) -> int: ...
+    def n_ctx(self) -> int:
+        """Tokens per sequence."""
+        ...
 
     @property
-    def answer(self) -> slice: ...
+    def answer(self) -> slice:
+        """Positions whose prediction is graded."""
+        ...
 
     def sample(self, n: int, *, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
         """Int[n, n_ctx]: fresh examples with the right answer filled in."""

@@ -52,9 +52,10 @@ from mi_lab.studies.sorting.task import SortingTask
 
 __all__ = [
     "Attention", "Attribution", "SortingTask", "Structure", "accuracy", "attention_order", "attribution",
-    "causal_summary", "claims", "copying_margin", "count_runs", "development", "dissociation", "explorers",
-    "hand_made_sorter", "lists", "llc_curves", "load", "model_at", "qk_similarity", "recipes", "removed", "roles",
-    "runs_null", "smooth", "structure", "suppression_role", "task", "untrained_twin",
+    "causal_summary", "claims", "copying_margin", "count_runs", "development", "dissociation", "exercises",
+    "explorers", "figures", "gpt2", "hand_made_sorter", "lists", "llc_curves", "load", "model_at",
+    "qk_similarity", "recipes", "removed", "roles", "runs_null", "smooth", "structure", "suppression_role",
+    "task", "untrained_twin",
 ]  # fmt: skip
 
 
@@ -69,8 +70,8 @@ def load(name: str = "paper", seed: int = 0) -> Transformer:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "explorers":
+    if name in ("explorers", "exercises", "figures", "gpt2"):
         import importlib
 
-        return importlib.import_module("mi_lab.studies.sorting.explorers")
+        return importlib.import_module(f"mi_lab.studies.sorting.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

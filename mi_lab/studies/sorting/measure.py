@@ -21,7 +21,14 @@ from mi_lab.metrics import Scores, expected_calibration_error, score_logits
 from mi_lab.model import LayerNorm, Transformer
 from mi_lab.run import run
 from mi_lab.studies.base import generate, predict, targets
-from mi_lab.studies.sorting.circuit import attribution, copying_margin, count_runs, smooth, structure
+from mi_lab.studies.sorting.circuit import (
+    THRESHOLD,
+    attribution,
+    copying_margin,
+    count_runs,
+    smooth,
+    structure,
+)
 from mi_lab.studies.sorting.recipes import recipes
 from mi_lab.studies.sorting.task import SortingTask
 
@@ -179,11 +186,15 @@ class Roles(NamedTuple):
     region: Tensor
 
 
-def roles(margin: Tensor) -> Roles:
-    """The suppressor is the head with the most numbers it writes against while another copies them."""
+def roles(margin: Tensor, against: float = THRESHOLD) -> Roles:
+    """The suppressor is the head with the most numbers it writes against while another copies them.
+
+    against: how far below zero counts, as a share of the largest margin; 0 takes any negative margin,
+    for a suppressor that is weak everywhere.
+    """
     soft = smooth(margin)
-    threshold = 0.15 * soft.abs().max()
-    up, down = soft > threshold, soft < -threshold
+    largest = soft.abs().max()
+    up, down = soft > THRESHOLD * largest, soft < -against * largest
     suppressed = torch.stack([down[h] & up.any(0) for h in range(len(margin))])
     head = int(suppressed.sum(1).argmax())
     region = suppressed[head]
@@ -194,25 +205,39 @@ def roles(margin: Tensor) -> Roles:
 
 @torch.no_grad()
 def suppression_role(
-    model: Transformer, task: SortingTask, margin: Tensor, *, n: int = 3000, control: str | None = None
+    model: Transformer,
+    task: SortingTask,
+    margin: Tensor,
+    *,
+    n: int = 3000,
+    control: str | None = None,
+    against: float = THRESHOLD,
 ) -> dict[str, float]:
     """What the suppressor does where it suppresses (positions whose target lies in its region).
 
     written: mean D of the suppressor there over the copier's, negative when it writes against the
     right token. ratio: its attention to the right source over that to each other list position.
     d_entropy, d_nll, d_ece, d_accuracy: change on removing it (mean ablation; `*_zero`, `*_resample`
-    too); `d_entropy_frozen`: with the final LayerNorm's scale kept from the clean run.
+    too); `*_frozen`: with the final LayerNorm's scale kept from the clean run.
     All but `region` are NaN where fewer than 50 positions are suppressed.
     control "random": a random direction of equal norm stands in the suppressor's place, with its
     attention shuffled over list positions.
     """
-    who = roles(margin)
+    who = roles(margin, against)
     tokens = lists(task, n, seed=21)
     right, source = targets(task, tokens), task.variables(tokens)["source"]
     where = who.region[right]
     if int(where.sum()) < 50:
         changes = [f"d_{name}{how}" for name in _PARTS for how in ("", "_zero", "_resample")]
-        undefined = ("written", "ratio", "entropy", "accuracy", *changes, "d_entropy_frozen")
+        undefined = (
+            "written",
+            "ratio",
+            "entropy",
+            "accuracy",
+            *changes,
+            "d_entropy_frozen",
+            "d_entropy_zero_frozen",
+        )
         return {"region": float(who.region.float().mean()), **dict.fromkeys(undefined, float("nan"))}
     names = ("blocks.0.attn.z", "blocks.0.attn.pattern", "blocks.0.resid_post")
     clean = run(model, tokens, record=names)
@@ -245,8 +270,10 @@ def suppression_role(
         after = _part(score_logits(_unembed(model, resid - mine + value), right), where)
         for name in _PARTS:
             out[f"d_{name}{suffix}"] = after[name] - base[name]
-    frozen = _part(score_logits(_unembed(model, resid - mine + swaps[""], scale_of=resid), right), where)
-    out["d_entropy_frozen"] = frozen["entropy"] - base["entropy"]
+    for suffix in ("", "_zero"):
+        logits = _unembed(model, resid - mine + swaps[suffix], scale_of=resid)
+        frozen = _part(score_logits(logits, right), where)
+        out[f"d_entropy{suffix}_frozen"] = frozen["entropy"] - base["entropy"]
     return out
 
 
@@ -322,3 +349,14 @@ def copies_itself(net: Transformer, task: SortingTask, owner: Tensor) -> list[tu
         other = float(right[head][~mine].float().mean()) if (~mine).any() else float("nan")
         out.append((own, other))
     return out
+
+
+def division(margin: Tensor) -> tuple[float, float]:
+    """(share of the numbers whose largest smoothed margin is the busiest head's, share of numbers where
+    some other head's margin is below zero)."""
+    soft = smooth(margin)
+    owner = soft.argmax(0)
+    counts = torch.bincount(owner, minlength=len(soft))
+    others = [h for h in range(len(soft)) if h != int(counts.argmax())]
+    below = (soft[others] < 0).any(0).float().mean() if others else torch.tensor(0.0)
+    return float(counts.max() / soft.shape[1]), float(below)

@@ -26,7 +26,7 @@ from mi_lab.train import Recipe, describe
 PUBLISHED = Path(__file__).parents[2] / "published" / "sorting"
 CURVES = Path(__file__).parent / "curves"
 KEPT_STEPS = {  # weights in mid-training, for the explorers and the LLC
-    "paper": {s: (250, 500, 1000, 2000, 4000) for s in range(1, 8)} | {0: CHECKPOINTS},
+    "paper": dict.fromkeys(range(1, 8), (250, 500, 1000, 2000, 4000)) | {0: CHECKPOINTS},
     "no_decay": {0: (250, 500, 1000, 2000, 4000)},
     "adamw": {0: (250, 500, 1000, 2000, 4000)},
 }

@@ -164,7 +164,7 @@ class SortingTask:
 
     def weights(self, tokens: Tensor) -> None:
         """Every answer token counts the same."""
-        return None
+        return
 
     def variables(self, tokens: Tensor) -> dict[str, Tensor]:
         """Ground truth, each Int[n, length] unless said.

@@ -1,0 +1,123 @@
+"""The ledger as a reader sees it: one row a claim, verdict, number, controls, and how to get it again.
+
+`table(verdicts)` is HTML for the book and for Jupyter; colours and badges come from the book's style
+sheet and degrade to plain text without it.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from mi_lab.claims import Verdict, read_ledger
+
+STUDIES = Path(__file__).parent / "studies"
+
+
+def recorded(study: str) -> list[Verdict]:
+    """The published verdicts of a study. Raises ValueError where there are none."""
+    path = STUDIES / study / "ledger.json"
+    if not path.exists():
+        there = sorted(p.parent.name for p in STUDIES.glob("*/ledger.json"))
+        raise ValueError(f"study {study!r} has no published ledger; these have: {', '.join(there)}")
+    return next(iter(read_ledger(path).values()))
+
+
+class Table:
+    """Verdicts as an HTML table; each row opens to statement, acceptance, numbers per unit and controls."""
+
+    def __init__(self, verdicts: Iterable[Verdict], caption: str = "") -> None:
+        self.verdicts, self.caption = tuple(verdicts), caption
+
+    def __repr__(self) -> str:
+        lines = [f"{v.id:5} {v.outcome:15} {v.passed}/{v.units} {v.title}" for v in self.verdicts]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(_row(v) for v in self.verdicts)
+        caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
+        return f'<figure class="mi-ledger">{rows}{caption}</figure>'
+
+
+def table(verdicts: Iterable[Verdict], only: Iterable[str] = (), caption: str = "") -> Table:
+    """A `Table`, of the claims named in `only` if given."""
+    chosen = [v for v in verdicts if not tuple(only) or v.id in tuple(only)]
+    return Table(chosen, caption)
+
+
+def number(x: float) -> str:
+    """Three significant digits, plain.
+
+    >>> number(0.98765), number(12345.6), number(float("nan"))
+    ('0.988', '12346', 'not defined')
+    """
+    if math.isnan(x):
+        return "not defined"
+    return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+
+
+def _value(v: Verdict) -> str:
+    if v.value is None:
+        return ""
+    mean, low, high = v.value
+    return f"{html.escape(v.headline)} {number(mean)} [{number(low)}, {number(high)}]"
+
+
+def _row(v: Verdict) -> str:
+    e = html.escape
+    css = v.outcome.replace(" ", "-")
+    units = f"{v.passed} of {v.units}" if v.units else ""
+    control = ""
+    if v.controls:
+        held = sum(c["fails"] for c in v.controls)
+        control = f"{held} of {len(v.controls)} control{'s' * (len(v.controls) > 1)} fail as they must"
+    head = (
+        f'<summary><span class="mi-ledger-id">{e(v.id)}</span> <span class="mi-ledger-title">{e(v.title)}</span> '
+        f'<span class="mi-verdict {css}">{e(v.outcome)}</span> '
+        f'<span class="mi-ledger-number">{_value(v)}{" · " if units else ""}{units}</span></summary>'
+    )
+    parts = [
+        ("Claim", e(v.statement)),
+        ("Source", e(v.source)),
+        ("Reported", e(v.reported)),
+        ("Accepted if", e(v.accept)),
+        ("Measured on", e(v.sample)),
+        ("Limits", e(v.limits)),
+    ]
+    items = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in parts if text)
+    return (
+        f'<details class="mi-ledger-row">{head}<dl>{items}</dl>{_units(v)}{_controls(v, control)}</details>'
+    )
+
+
+def _units(v: Verdict) -> str:
+    if not v.values:
+        return ""
+    e = html.escape
+    names = list(v.values)
+    head = "".join(f'<th scope="col">{e(n)}</th>' for n in names)
+    rows = "".join(
+        f'<tr><th scope="row">{e(unit)}</th>'
+        + "".join(f"<td>{number(v.values[n][i])}</td>" for n in names)
+        + "</tr>"
+        for i, unit in enumerate(v.unit_names)
+    )
+    label = f"numbers of {e(v.id)}"
+    table = f"<table><tr><th></th>{head}</tr>{rows}</table>"
+    return f'<div class="mi-ledger-scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>'
+
+
+def _controls(v: Verdict, summary: str) -> str:
+    if not v.controls:
+        return ""
+    e = html.escape
+    items = "".join(
+        f"<li>{e(c['name'])}: {number(c['value'][0])}, passes {c['passed']} of {c['units']}, "
+        f"{'fails as it must' if c['fails'] else 'PASSES: the test is broken'}</li>"
+        for c in v.controls
+    )
+    sources = ", ".join(f"{e(n)} {e(h[:12])}" for n, h in v.sources.items())
+    hashes = f"<p>Checkpoints (SHA-256): {sources}</p>" if sources else ""
+    return f"<p>{summary}:</p><ul>{items}</ul>{hashes}"
