@@ -1,0 +1,136 @@
+"""Published checkpoints: each says where it came from, still fits its recipe, is as good as it says."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from mi_lab import zoo
+from mi_lab.metrics import score
+from mi_lab.studies.sorting import measure, recipes
+from mi_lab.train import describe
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = ROOT / "mi_lab" / "published"
+MiB = 2**20
+TOTAL, LARGEST = 60 * MiB, 16 * MiB
+
+NAMES = [n for n in zoo.names() if zoo.find(n).is_relative_to(PUBLISHED)]
+FINAL = [n for n in NAMES if "_steps/" not in n]
+STEPS = [n for n in NAMES if "_steps/" in n]
+
+
+def recipe_of(name: str):
+    study, recipe = name.split("/")[:2]
+    assert study == "sorting", f"a new study: say here where the recipes of {study} are"
+    return recipes[recipe.removesuffix("_steps")]
+
+
+def test_something_is_published():
+    assert "sorting/paper" in FINAL
+    assert "sorting/paper_steps/seed-0" in STEPS
+
+
+def test_every_recipe_is_published_with_all_its_seeds():
+    missing = {}
+    for recipe in recipes.values():
+        there = zoo.read(f"sorting/{recipe.name}").labels if f"sorting/{recipe.name}" in FINAL else ()
+        if set(recipe.seeds) - set(there):
+            missing[recipe.name] = sorted(set(recipe.seeds) - set(there))
+    assert missing == {}, "seeds still to be published: python -m mi_lab.studies.sorting.publish RUNS"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_published_file_says_where_it_came_from(name):
+    found, recipe = zoo.read(name), recipe_of(name)
+    source = found.provenance
+    assert source["study"] == "sorting"
+    assert source["digest"] == recipe.digest, f"the recipe {recipe.name} has changed since {name} was trained"
+    assert source["task"] == describe(recipe.task)
+    assert source["description"] == recipe.description
+    assert source["command"] == f"mi-lab train sorting/{recipe.name}"
+    assert found.stack.config == recipe.config
+    assert source["device"]
+    assert all(seconds > 0 for seconds in source["seconds"])
+    assert {"python", "torch", "numpy", "mi_lab", "machine"} <= source["versions"].keys()
+    assert source["diverged"] == {}
+    assert all(len(v) == len(source["seconds"]) for k, v in source["metrics"].items() if k != "sample")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_weights_are_finite_and_differ_between_models(name):
+    found = zoo.read(name)
+    assert found.stack.flat.isfinite().all()
+    assert len(found.stack.flat.unique(dim=0)) == len(found.labels) == len(set(found.labels))
+
+
+@pytest.mark.parametrize("name", FINAL)
+def test_a_published_files_labels_are_seeds_of_its_recipe(name):
+    assert set(zoo.read(name).labels) <= set(recipe_of(name).seeds)
+    assert list(zoo.read(name).labels) == sorted(zoo.read(name).labels)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_published_steps_are_checkpoints_of_a_published_seed(name):
+    found, recipe = zoo.read(name), recipe_of(name)
+    assert found.provenance["labels are"] == "steps"
+    assert set(found.labels) <= {*recipe.checkpoints, recipe.steps}
+    seed = found.provenance["seed"]
+    assert name.endswith(f"/seed-{seed}")
+    final = zoo.read(f"sorting/{recipe.name}")
+    assert seed in final.labels
+    if recipe.steps in found.labels:
+        last = found.stack.flat[found.labels.index(recipe.steps)]
+        torch.testing.assert_close(last, final.stack.flat[final.labels.index(seed)], atol=0, rtol=0)
+
+
+def measured(name: str, i: int) -> tuple[float, float, float]:
+    found, task = zoo.read(name), measure.task_of(recipe_of(name).name)
+    scores = score(found.stack.model(i), task, measure.lists(task, 2000))
+    return (
+        float(scores.correct.float().mean()),
+        float(scores.correct.all(1).float().mean()),
+        float(scores.nll.mean()),
+    )
+
+
+def check_metrics(name: str, models: list[int]) -> None:
+    metrics = zoo.read(name).provenance["metrics"]
+    for i in models:
+        said = (metrics["token accuracy"][i], metrics["list accuracy"][i], metrics["loss"][i])
+        # the very same lists: only rounding can move a prediction
+        assert measured(name, i) == pytest.approx(said, abs=2e-3), f"{name}, model {i}"
+
+
+@pytest.mark.parametrize("name", FINAL)
+def test_the_first_model_of_a_file_is_as_good_as_it_says(name):
+    check_metrics(name, [0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FINAL)
+def test_every_model_of_a_file_is_as_good_as_it_says(name):
+    check_metrics(name, list(range(1, len(zoo.read(name).labels))))
+
+
+def test_an_early_step_is_worse_than_the_last():
+    early = measure.model_at("paper", 0, 25)
+    task = measure.task_of("paper")
+    assert float(score(early, task, measure.lists(task, 200)).correct.float().mean()) < 0.5
+
+
+def test_checkpoints_are_small_enough_for_a_repository():
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.safetensors", "*.npz"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    files = {ROOT / line for line in listed.stdout.splitlines()} | set(PUBLISHED.rglob("*.safetensors"))
+    sizes = {path: path.stat().st_size for path in files if path.exists()}
+    assert sizes
+    assert {str(p): s for p, s in sizes.items() if s > LARGEST} == {}
+    assert sum(sizes.values()) <= TOTAL
