@@ -1,0 +1,85 @@
+"""What every benchmark shares: interleaved CPU-time rounds, medians, and the machine they ran on."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def arguments(doc: str | None, rounds: int = 7) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0])
+    parser.add_argument("--json", type=Path, help="write the result here (default: print only)")
+    parser.add_argument("--rounds", type=int, default=rounds, help="interleaved rounds per variant")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    return args
+
+
+def interleave(
+    variants: dict[str, Callable[[], Any]], rounds: int, per: int = 1, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """CPU seconds per unit of work: one warm-up each, then the variants round-robin in this process."""
+    for run in variants.values() if warm_up else ():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            begun = time.process_time()
+            run()
+            times[name].append((time.process_time() - begun) / per)
+    return times
+
+
+def median_and_spread(seconds: list[float], unit: float = 1e3) -> dict[str, float | int]:
+    """Median, smallest and largest, in ms unless `unit` says otherwise."""
+    values = [x * unit for x in seconds]
+    names = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {k: round(v, 4) for k, v in names.items()} | {"rounds": len(values)}
+
+
+def ratio(times: dict[str, list[float]], slow: str, fast: str) -> dict[str, float]:
+    """How many times as fast: median of the rounds' own ratios, with the smallest and largest."""
+    each = [a / b for a, b in zip(times[slow], times[fast], strict=True)]
+    return {
+        "median": round(statistics.median(each), 3),
+        "min": round(min(each), 3),
+        "max": round(max(each), 3),
+    }
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """CPU, load and versions."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "nice": os.nice(0),
+        "load_average": [round(x, 2) for x in os.getloadavg()],
+        "clock": "time.process_time, one thread",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__}
+        | {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def report(result: dict[str, Any], path: Path | None) -> None:
+    text = json.dumps(result, indent=2) + "\n"
+    print(text, end="")
+    if path is not None:
+        path.write_text(text)
