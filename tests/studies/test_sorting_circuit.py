@@ -24,7 +24,7 @@ from mi_lab.studies.sorting.circuit import (
     structure,
     untrained_twin,
 )
-from mi_lab.studies.sorting.claims import _HAND
+from mi_lab.studies.sorting.claims.mechanism import _HAND
 from mi_lab.studies.sorting.measure import accuracy, lists
 from mi_lab.studies.sorting.recipes import recipes
 from mi_lab.studies.sorting.task import SortingTask

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,29 +33,37 @@ KEPT_STEPS = {  # weights in mid-training, for the explorers and the LLC
 }
 
 
-def finished(runs: Path, recipe: Recipe) -> dict[int, Path]:
-    """Folder of every seed whose run is complete."""
+class Place(NamedTuple):
+    """Where one seed's run lies: its folder, and its place in the stack that trained there."""
+
+    folder: Path
+    index: int
+
+
+def finished(runs: Path, recipe: Recipe) -> dict[int, Place]:
+    """Place of every seed whose run is complete; on a GPU all seeds train in one folder."""
     out = {}
     for folder in sorted((runs / recipe.name).glob("seed-*")):
         if (folder / f"step-{recipe.steps:07d}.safetensors").exists():
-            out[int(folder.name.removeprefix("seed-"))] = folder
+            seeds = load_tensors(folder / "state.safetensors")[1]["seeds"]
+            out |= {int(seed): Place(folder, i) for i, seed in enumerate(seeds)}
     return dict(sorted(out.items()))
 
 
-def weights(folder: Path, recipe: Recipe, step: int) -> Stack:
+def weights(place: Place, recipe: Recipe, step: int) -> Stack:
     """One kept step of one seed, rounded to fp16 as published."""
-    tensors, meta = load_tensors(folder / f"step-{step:07d}.safetensors")
+    tensors, meta = load_tensors(place.folder / f"step-{step:07d}.safetensors")
     if meta["digest"] != recipe.digest:
-        raise CheckpointError(f"{folder} was trained by another version of recipe {recipe.name!r}")
-    return Stack(recipe.config, tensors["flat"].half().float())
+        raise CheckpointError(f"{place.folder} was trained by another version of recipe {recipe.name!r}")
+    return Stack(recipe.config, tensors["flat"][place.index : place.index + 1].half().float())
 
 
 def publish(runs: Path, recipe: Recipe) -> str:
     """Write one recipe's files; returns a line that says what was written."""
-    folders = finished(runs, recipe)
-    if not folders:
+    places = finished(runs, recipe)
+    if not places:
         return f"{recipe.name}: no finished seed in {runs / recipe.name}"
-    states = [load_tensors(folder / "state.safetensors")[1] for folder in folders.values()]
+    states = [load_tensors(folder / "state.safetensors")[1] for folder, _ in places.values()]
     provenance = {
         "study": "sorting",
         "recipe": recipe.to_dict(),
@@ -67,7 +76,7 @@ def publish(runs: Path, recipe: Recipe) -> str:
         "versions": states[0]["versions"],
         "diverged": {k: v for state in states for k, v in dict(state["diverged"]).items()},
     }
-    final = [weights(folder, recipe, recipe.steps) for folder in folders.values()]
+    final = [weights(place, recipe, recipe.steps) for place in places.values()]
     task = measure.task_of(recipe.name)
     losses = [score(s.model(0), task, measure.lists(task, 2000)) for s in final]
     provenance["metrics"] = {
@@ -78,11 +87,11 @@ def publish(runs: Path, recipe: Recipe) -> str:
     }
     stack = Stack(recipe.config, torch.cat([s.flat for s in final]))
     checkpoint.save(
-        PUBLISHED / f"{recipe.name}.safetensors", stack, labels=tuple(folders), provenance=provenance
+        PUBLISHED / f"{recipe.name}.safetensors", stack, labels=tuple(places), provenance=provenance
     )
     for seed, steps in KEPT_STEPS.get(recipe.name, {}).items():
-        if seed in folders:
-            many = torch.cat([weights(folders[seed], recipe, step).flat for step in steps])
+        if seed in places:
+            many = torch.cat([weights(places[seed], recipe, step).flat for step in steps])
             checkpoint.save(
                 PUBLISHED / f"{recipe.name}_steps" / f"seed-{seed}.safetensors",
                 Stack(recipe.config, many),
@@ -90,22 +99,22 @@ def publish(runs: Path, recipe: Recipe) -> str:
                 provenance={**provenance, "seed": seed, "labels are": "steps"},
             )
     if len(recipe.checkpoints) > 10:
-        curves(recipe, folders)
-    return f"{recipe.name}: {len(folders)} seeds"
+        curves(recipe, places)
+    return f"{recipe.name}: {len(places)} seeds"
 
 
 @torch.no_grad()
-def curves(recipe: Recipe, folders: dict[int, Path]) -> None:
+def curves(recipe: Recipe, places: dict[int, Place]) -> None:
     """Development at every kept step: see `measure.development` for the arrays."""
     task = measure.task_of(recipe.name)
     tokens, more = measure.lists(task, 1000, seed=41), measure.lists(task, 1000, seed=42)
     names = ("loss", "token", "list", "owner_share", "dla_runs", "own", "other", "norm")
     margins, table = [], {name: [] for name in names}
-    for folder in folders.values():
+    for place in places.values():
         rows: dict[str, list[float]] = {name: [] for name in names}
         margins.append([])
         for step in recipe.checkpoints:
-            model = weights(folder, recipe, step).model(0)
+            model = weights(place, recipe, step).model(0)
             margins[-1].append(copying_margin(model, task).numpy())
             scores = score(model, task, tokens)
             found = attribution(model, task, tokens)
@@ -130,7 +139,7 @@ def curves(recipe: Recipe, folders: dict[int, Path]) -> None:
     np.savez_compressed(
         CURVES / f"{recipe.name}.npz",
         steps=np.array(recipe.checkpoints),
-        seeds=np.array(list(folders)),
+        seeds=np.array(list(places)),
         margin=np.array(margins, dtype=np.float16),
         **arrays,  # type: ignore[arg-type]
     )
