@@ -42,9 +42,11 @@ class Table:
 
 
 def table(verdicts: Iterable[Verdict], only: Iterable[str] = (), caption: str = "") -> Table:
-    """A `Table`, of the claims named in `only` if given."""
-    chosen = [v for v in verdicts if not tuple(only) or v.id in tuple(only)]
-    return Table(chosen, caption)
+    """A `Table`, of the claims named in `only` if given. ValueError for an id that is not among them."""
+    by_id = {v.id: v for v in verdicts}
+    if unknown := [i for i in only if i not in by_id]:
+        raise ValueError(f"there is no verdict on {', '.join(unknown)}; there are: {', '.join(by_id)}")
+    return Table([by_id[i] for i in only] or by_id.values(), caption)
 
 
 def number(x: float) -> str:

@@ -262,6 +262,7 @@ def dots(
     caption: str,
     *,
     y: str,
+    x: str = "",
     colours: Mapping[str, str] | None = None,
     line: float | None = None,
     width: float = 7.2,
@@ -281,4 +282,5 @@ def dots(
             ax.axhline(line, color=NEUTRAL, linewidth=1, linestyle=(0, (4, 3)))
         ax.set_xticks(range(len(groups)), list(groups))
         ax.set_ylabel(y)
+        ax.set_xlabel(x)
         return picture(figure, caption, alt)

@@ -7,6 +7,7 @@ and goes into a checkpoint's provenance as plain JSON.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -74,9 +75,10 @@ def targets(task: Task, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def generate(model: Transformer, task: Task, tokens: Tensor, *, batch: int = 2048) -> Tensor:
+def generate(model: Callable[[Tensor], Tensor], task: Task, tokens: Tensor, *, batch: int = 2048) -> Tensor:
     """Int[n, n_ctx]: the sequences with every answer token chosen by the model itself (greedy).
 
+    model: a Transformer, or anything that maps tokens [n, pos] to logits whose last position counts.
     Cost: one forward pass per answer token; only tokens up to the position in question are read.
     """
     out = []

@@ -10,8 +10,10 @@ import torch
 
 from mi_lab import plot
 from mi_lab.circuits import ov_circuit, qk_circuit
+from mi_lab.live import AttentionView
 from mi_lab.model import Transformer
 from mi_lab.plot import Picture
+from mi_lab.run import run
 from mi_lab.studies.sorting import measure
 from mi_lab.studies.sorting.circuit import copying_margin, structure
 from mi_lab.studies.sorting.task import SortingTask
@@ -106,17 +108,38 @@ def overlap_over_training(recipes: Sequence[str], titles: Mapping[str, str]) -> 
     )
 
 
-def gap_dots(recipes: Sequence[str]) -> Picture:
-    """Share of suppressed numbers, a dot a seed, against the mean gap."""
-    groups = {
-        f"{measure.task_of(r).expected_gap:.2f}": [measure.suppress_share(r, s) for s in measure.seeds_of(r)]
-        for r in recipes
+def gap_dots(recipes: Sequence[str], what: str = "suppress") -> Picture:
+    """A dot a model against the mean gap: share of suppressed numbers, or of the busiest head's numbers."""
+    captions = {
+        "suppress": "Each dot is a trained model; the bar is the mean. Suppression (15 % threshold) is absent at the "
+        "smallest gaps, strong in some seeds near 2, and middling in the split baseline at the right.",
+        "busiest": "Each dot is a trained model; the bar is the mean. At 1 one head copies every number; at .5 the "
+        "two heads share them evenly.",
     }
-    return plot.dots(
-        groups,
-        "Each dot is a trained model; the bar is the mean. Left: lists of near neighbours; right: the "
-        "baseline. Does the share of suppressed numbers fall from left to right?",
-        y="suppressed numbers",
+    if what not in captions:
+        raise ValueError(f"what must be 'suppress' or 'busiest', not {what!r}")
+
+    def value(recipe: str, seed: int) -> float:
+        if what == "suppress":
+            return measure.suppress_share(recipe, seed)
+        return measure.division(copying_margin(measure.model(recipe, seed), measure.task_of(recipe)))[0]
+
+    groups = {
+        f"{measure.task_of(r).expected_gap:.2f}": [value(r, s) for s in measure.seeds_of(r)] for r in recipes
+    }
+    label = {"suppress": "suppressed numbers", "busiest": "busiest head's share"}[what]
+    return plot.dots(groups, captions[what], y=label, x="mean gap")
+
+
+def attention(model: Transformer, task: SortingTask, text: str) -> AttentionView:
+    """Attention of every head on one list with its right answer."""
+    tokens = task.encode(text)
+    name = "blocks.0.attn.pattern"
+    pattern = run(model, tokens[None], record=(name,))[name][0]
+    return AttentionView(
+        [task.vocab[t] for t in tokens.tolist()],
+        pattern,
+        "Rows look at columns. Below SEP, follow a row: the head that owns the next number finds it in the list.",
     )
 
 

@@ -64,7 +64,8 @@ S11 = Claim(
     FALLING,
     _gap_sweep(),
     (Control("gaps shuffled between models", _gap_sweep(shuffled=True)),),
-    "Windows of 12 to 51 numbers at L = 10, V = 51. Windows make edge numbers rare; S11b repeats it on interior numbers.",
+    "Windows of 12 to 51 numbers at L = 10, V = 51. Windows make edge numbers rare: S11b leaves those out. S11d "
+    "has the form that the sweep suggested.",
 )
 S11B = Claim(
     "S11b",
