@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -114,12 +115,21 @@ def environment(root: Path) -> dict[str, str]:
         "MKL_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
         "TQDM_MININTERVAL": "1",
+        "MI_LAB_STATIC": "1",  # explorers show their default drawing, not a widget that nobody answers
     }
 
 
 def write_state(path: Path, machinery: str | None, keys: dict[str, str]) -> None:
     """Record what the pages and the cache now stand for."""
     path.write_text(json.dumps({"machinery": machinery, "chapters": keys}, indent=1), "utf8")
+
+
+def share_circuitsvis(folder: Path) -> None:
+    """One copy of CircuitsVis' script for the whole book, from the installed package; loaded on demand."""
+    spec = importlib.util.find_spec("circuitsvis")
+    assert spec is not None and spec.origin is not None, "circuitsvis is in requirements.lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(spec.origin).parent / "dist/cdn/iife.js", folder / "iife.js")
 
 
 def build(root: Path, *, fresh: bool = False) -> int:
@@ -152,6 +162,7 @@ def build(root: Path, *, fresh: bool = False) -> int:
     code = subprocess.run(command, env=environment(root), check=False).returncode
     if code == 0:
         (out / "html/index.html").write_text(FRONT_DOOR, "utf8")
+        share_circuitsvis(out / "html/_static/circuitsvis")
         write_state(state_path, machinery, keys)
     return code
 

@@ -3,6 +3,8 @@
 mi-lab zoo                         what is published, and how to train it again
 mi-lab train sorting/paper --seeds 0-7 --out runs
 mi-lab claims sorting --json ledger.json
+mi-lab bench                       speed against what one would use instead
+mi-lab new-study parity            a folder for a study of your own
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-STUDIES = ("sorting",)
+STUDIES = tuple(
+    sorted(path.parent.name for path in (Path(__file__).parent / "studies").glob("*/__init__.py"))
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,9 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     claims.add_argument("--only", help="claim ids, e.g. S1,S4")
     claims.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: cores)")
 
+    bench = commands.add_parser("bench", help="run a benchmark of the repository's folder benchmarks/")
+    bench.add_argument("name", nargs="?", help="its name; without one, the list and the recorded results")
+
+    new = commands.add_parser("new-study", help="make a folder for a study of your own")
+    new.add_argument("name", help="a lower-case Python name, e.g. parity")
+
     args = parser.parse_args(argv)
     try:
-        return {"train": _train, "zoo": _zoo, "claims": _claims}[args.command](args)
+        return COMMANDS[args.command](args)
     except (ValueError, RuntimeError) as error:
         print(f"mi-lab {args.command}: {error}", file=sys.stderr)
         return 2
@@ -204,6 +214,38 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    import subprocess
+
+    folder = Path(__file__).parents[1] / "benchmarks"
+    scripts = {p.stem: p for p in sorted(folder.glob("*.py")) if p.stem not in ("common", "__init__")}
+    if not scripts:
+        raise ValueError(
+            "benchmarks stand in the repository's folder benchmarks/, not in the installed package"
+        )
+    if args.name is None:
+        for name, path in scripts.items():
+            result = path.with_suffix(".json")
+            print(f"{name:32} {'recorded in ' + result.name if result.exists() else 'no recorded result'}")
+        print("benchmarks/README.md says how to set up the peers' environment.")
+        return 0
+    if args.name not in scripts:
+        raise ValueError(f"there is no benchmark {args.name!r}; there are: {', '.join(scripts)}")
+    return subprocess.run([sys.executable, str(scripts[args.name])], check=False).returncode
+
+
+def _new_study(args: argparse.Namespace) -> int:
+    from mi_lab.new_study import create
+
+    target = create(args.name)
+    print(f"{target}: a whole small study to start from.")
+    print(f"mi-lab train {args.name}/paper; mi-lab claims {args.name}; then edit task.py first.")
+    return 0
+
+
+COMMANDS = {"train": _train, "zoo": _zoo, "claims": _claims, "bench": _bench, "new-study": _new_study}
 
 
 if __name__ == "__main__":

@@ -21,12 +21,14 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("circuits", "ablate", "scrub", "probe", "lens", "llc", "metrics", "sweep"),
     ("claims", "plot", "live", "ledger"),
     ("studies.*",),
-    ("cli",),
+    ("cli", "new_study"),
 )
 ALSO = {
     # one step inside a level, each for a reason
     ("claims", "metrics"),
+    ("cli", "new_study"),
     ("ledger", "claims"),
+    ("live", "plot"),  # an attention view has a static drawing
     ("zoo", "train"),  # a zoo entry names the recipe that made it
     ("train", "run"),
     ("llc", "metrics"),

@@ -1,0 +1,98 @@
+"""What every study owes: one test file for all of them, also for one made from the template."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mi_lab import new_study
+from mi_lab.claims import Claim, verify
+from mi_lab.cli import STUDIES
+from mi_lab.studies.base import Task, targets
+from mi_lab.train import Recipe
+
+
+@pytest.fixture(params=STUDIES)
+def study(request):
+    return importlib.import_module(f"mi_lab.studies.{request.param}")
+
+
+def test_task_obeys_the_protocol_and_solves_its_own_samples(study):
+    task = study.task()
+    assert isinstance(task, Task)
+    tokens = task.sample(64, generator=torch.Generator().manual_seed(0))
+    assert tokens.shape == (64, task.n_ctx)
+    assert tokens.min() >= 0
+    assert tokens.max() < len(task.vocab)
+    assert torch.equal(task.solve(tokens), tokens)
+    assert targets(task, tokens).shape[1] == task.answer.stop - task.answer.start
+    assert all(len(v) == 64 for v in task.variables(tokens).values())
+
+
+def test_what_is_decoded_can_be_encoded_again(study):
+    task = study.task()
+    for row in task.sample(8, generator=torch.Generator().manual_seed(1)):
+        assert torch.equal(task.encode(task.decode(row)), row)
+
+
+def test_the_same_generator_gives_the_same_sample(study):
+    task = study.task()
+    a, b = (task.sample(16, generator=torch.Generator().manual_seed(2)) for _ in range(2))
+    assert torch.equal(a, b)
+
+
+def test_recipes_and_claims_are_what_the_tools_expect(study):
+    assert "paper" in study.recipes
+    assert all(isinstance(r, Recipe) and name == r.name for name, r in study.recipes.items())
+    assert isinstance(study.claims, tuple)
+    assert all(isinstance(c, Claim) for c in study.claims)
+    assert len({c.id for c in study.claims}) == len(study.claims)
+
+
+def test_the_paper_model_loads_and_an_unknown_name_is_refused(study):
+    model = study.load("paper")
+    assert model(study.task().sample(2, generator=torch.Generator().manual_seed(3))).shape[0] == 2
+    with pytest.raises(ValueError, match="no published checkpoint"):
+        study.load("nothing")
+
+
+@pytest.fixture
+def fresh_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import mi_lab.studies
+
+    new_study.create("fresh_parity", tmp_path)
+    monkeypatch.setattr(mi_lab.studies, "__path__", [*mi_lab.studies.__path__, str(tmp_path)])
+    yield importlib.import_module("mi_lab.studies.fresh_parity")
+    for name in [n for n in sys.modules if n.startswith("mi_lab.studies.fresh_parity")]:
+        del sys.modules[name]
+
+
+def test_a_new_study_obeys_the_contract(fresh_study):
+    test_task_obeys_the_protocol_and_solves_its_own_samples(fresh_study)
+    test_what_is_decoded_can_be_encoded_again(fresh_study)
+    test_recipes_and_claims_are_what_the_tools_expect(fresh_study)
+    with pytest.raises(ValueError, match="must have 4 symbols, it has 2"):
+        fresh_study.task().encode("1,2")
+
+
+@pytest.mark.slow
+def test_a_new_study_trains_and_its_claim_is_reproduced_with_a_failing_control(fresh_study):
+    verdict = verify(fresh_study.claims[0])
+    assert verdict.outcome == "reproduced"
+    assert verdict.sound
+
+
+@pytest.mark.parametrize("name", ["Parity", "two words", "class", "1st", "../up"])
+def test_a_name_that_is_no_module_is_refused(name: str, tmp_path: Path):
+    with pytest.raises(ValueError, match="lower-case Python name"):
+        new_study.create(name, tmp_path)
+
+
+def test_an_existing_study_is_never_overwritten(tmp_path: Path):
+    new_study.create("one", tmp_path)
+    with pytest.raises(ValueError, match="there is a study 'one' already"):
+        new_study.create("one", tmp_path)
