@@ -6,8 +6,8 @@
    for each. Those three tags are taken out of the finished pages.
 3. A Jupyter widget without HTML of its own would leave a blank place, and its state would weigh on the
    page: the place gets the label "needs a kernel", the state is left out. Notebook progress bars vanish.
-4. `book/api.md` holds the line `<!-- api -->`; it becomes one section for every module of `mi_lab`
-   that exists, read by autodoc. Docstrings are written for people, not for reStructuredText:
+4. The pages in `book/api/` hold the line `<!-- api -->`; it becomes one section for every module of
+   `mi_lab` that exists, read by autodoc. Docstrings are written for people, not for reStructuredText:
    `to_rst` escapes what RST would misread and turns "Units: nats" into a field.
 """
 
@@ -27,17 +27,15 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "mi_lab"
-API_PAGE = "book/api"
-
-# Reading order of the API page; a module that is not named here still appears, under the last heading.
-GROUPS: dict[str, tuple[str, ...]] = {
-    "Model and training": ("model", "stack", "checkpoint", "train", "sweep", "zoo", "bridge"),
-    "Looking inside": ("run", "circuits", "ablate", "scrub", "probe", "lens", "llc"),
-    "Measuring and claiming": ("metrics", "claims"),
-    "Showing": ("plot", "live"),
-    "Studies": ("studies",),
-    "Everything else": (),
+# Page -> its modules in reading order. A module that is named nowhere goes to the page marked REST.
+PAGES: dict[str, tuple[str, ...]] = {
+    "book/api/model": ("model", "stack", "train", "checkpoint", "zoo", "sweep", "bridge"),
+    "book/api/inside": ("run", "circuits", "ablate", "scrub", "probe", "lens", "llc"),
+    "book/api/claims": ("metrics", "claims", "ledger"),
+    "book/api/show": ("plot", "live", "cli"),
+    "book/api/studies": ("studies",),
 }
+REST = "book/api/show"
 
 # Docstring paragraphs that start so become fields.
 FIELD = re.compile(
@@ -67,25 +65,18 @@ def _has_content(path: Path) -> bool:
     return ast.get_docstring(tree) is not None
 
 
-def _group(name: str) -> str:
-    head = name.split(".")[1]
-    return next((title for title, heads in GROUPS.items() if head in heads), list(GROUPS)[-1])
+def page_of(module: str) -> str:
+    """The API page on which a module appears."""
+    head = module.split(".")[1]
+    return next((page for page, heads in PAGES.items() if head in heads), REST)
 
 
-def api_markdown() -> str:
-    """The API page's generated part, in MyST."""
-    lines: list[str] = []
-    found = modules()
-    for title, heads in GROUPS.items():
-        members = [name for name in found if _group(name) == title]
-        if heads:
-            members.sort(key=lambda name: (heads.index(name.split(".")[1]), name))
-        if not members:
-            continue
-        lines += [f"## {title}", ""]
-        for name in members:
-            lines += [f"### {name}", "", "```{eval-rst}", f".. automodule:: {name}", "```", ""]
-    return "\n".join(lines)
+def api_markdown(page: str) -> str:
+    """The generated part of one API page, in MyST."""
+    members = [name for name in modules() if page_of(name) == page]
+    order = {head: place for place, head in enumerate(PAGES[page])}
+    members.sort(key=lambda name: (order.get(name.split(".")[1], len(order)), name))
+    return "\n\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```" for name in members)
 
 
 def _escape(text: str) -> str:
@@ -126,27 +117,27 @@ def to_rst(lines: list[str]) -> list[str]:
 def _prose(body: list[str], indents: list[int]) -> list[str]:
     """One paragraph: fields and bullets begin new items, deeper lines continue the one above."""
     out: list[str] = []
-    inside = False
+    inside = listing = False
     for line, indent in zip(body, indents, strict=True):
         text = line.strip()
         field, bullet = FIELD.match(text), BULLET.match(text)
         if field and indent == 0:
-            if not inside and out:
+            if out and (listing or not inside):
                 out.append("")
             out.append(f":{field.group(1)}: {_escape(text[field.end() :])}")
-            inside = True
+            inside, listing = True, False
         elif bullet and indent == 0:
             if out:
                 out.append("")
             out.append(f"{bullet.group(1)} {_escape(text[bullet.end() :])}")
-            inside = True
+            inside = listing = True
         elif NAMES.match(text) and indent == 0:
             # "n_ctx, d_vocab: what they are": a line of its own in a list of names
             if out:
                 out.append("")
             name, rest = text.split(":", 1)
             out.append(f"- ``{name}``: {_escape(rest.strip())}")
-            inside = True
+            inside = listing = True
         else:
             out.append(("    " if inside else "") + _escape(text))
     return _align(out)
@@ -168,8 +159,8 @@ def _align(lines: list[str]) -> list[str]:
 
 
 def _read_source(app: Sphinx, docname: str, source: list[str]) -> None:
-    if docname == API_PAGE:
-        source[0] = source[0].replace("<!-- api -->", api_markdown())
+    if docname in PAGES:
+        source[0] = source[0].replace("<!-- api -->", api_markdown(docname))
 
 
 def _process_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -177,11 +168,11 @@ def _process_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any
 
 
 def _outdated(app: Sphinx, env: BuildEnvironment, added: set, changed: set, removed: set) -> list[str]:
-    """The API page is stale when a module has come or gone."""
+    """The API pages are stale when a module has come or gone."""
     now = modules()
     before = getattr(env, "mi_lab_modules", None)
     env.mi_lab_modules = now  # type: ignore[attr-defined]
-    return [API_PAGE] if before not in (None, now) else []
+    return list(PAGES) if before not in (None, now) else []
 
 
 class UnindexedModule(ModuleDocumenter):

@@ -121,6 +121,7 @@ def test_docstrings_survive_as_written():
         and number of tokens
     Units: nats per token; positive
     means worse.
+    Cost: one pass.
 
         y = W x
 
@@ -135,7 +136,18 @@ def test_docstrings_survive_as_written():
     text = "\n".join(lines)
     assert r"Loss \*added\* when ``W_Q[l]`` is zeroed; a trailing\_ name, a \| bar and x\*\*2." in text
     assert "- ``n_ctx, d_vocab``: longest sequence,\n  and number of tokens" in text
-    assert ":Units: nats per token; positive\n    means worse." in text
+    assert "\n\n:Units: nats per token; positive\n    means worse.\n:Cost: one pass." in text
     assert "::\n\n    y = W x" in text
     assert "- one thing\n  over two lines" in text
     assert "\n>>> 1 + 1\n2\n" in text
+
+
+def test_every_module_is_on_one_api_page():
+    extension = load("book/_ext/small_transformers.py")
+    toc = (ROOT / "_toc.yml").read_text("utf8")
+    pages = {page: extension.api_markdown(page) for page in extension.PAGES}
+    for name in extension.modules():
+        assert [page for page, text in pages.items() if f"## {name}\n" in text] == [extension.page_of(name)]
+    for page in pages:
+        assert "<!-- api -->" in (ROOT / f"{page}.md").read_text("utf8")
+        assert f"- file: {page}\n" in toc
