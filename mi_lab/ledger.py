@@ -43,7 +43,7 @@ class Table:
 
 def table(verdicts: Iterable[Verdict], only: Iterable[str] = (), caption: str = "") -> Table:
     """A `Table`, of the claims named in `only` if given. ValueError for an id that is not among them."""
-    by_id = {v.id: v for v in verdicts}
+    by_id, only = {v.id: v for v in verdicts}, tuple(only)
     if unknown := [i for i in only if i not in by_id]:
         raise ValueError(f"there is no verdict on {', '.join(unknown)}; there are: {', '.join(by_id)}")
     return Table([by_id[i] for i in only] or by_id.values(), caption)
@@ -57,7 +57,9 @@ def number(x: float) -> str:
     """
     if math.isnan(x):
         return "not defined"
-    return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+    if math.isinf(x):
+        return "infinite" if x > 0 else "-infinite"
+    return f"{x:.0f}" if abs(x) >= 999.5 else f"{x:.3g}"
 
 
 def _value(v: Verdict) -> str:
@@ -74,10 +76,12 @@ def _row(v: Verdict) -> str:
     control = ""
     if v.controls:
         held = sum(c["fails"] for c in v.controls)
-        control = f"{held} of {len(v.controls)} control{'s' * (len(v.controls) > 1)} fail as they must"
+        what = "control fails as it must" if len(v.controls) == 1 else "controls fail as they must"
+        control = f"{held} of {len(v.controls)} {what}"
+    unsound = "" if v.sound else ' <strong class="mi-unsound">unsound: a control passes</strong>'
     head = (
         f'<summary><span class="mi-ledger-id">{e(v.id)}</span> <span class="mi-ledger-title">{e(v.title)}</span> '
-        f'<span class="mi-verdict {css}">{e(v.outcome)}</span> '
+        f'<span class="mi-verdict {css}">{e(v.outcome)}</span>{unsound} '
         f'<span class="mi-ledger-number">{_value(v)}{" · " if units else ""}{units}</span></summary>'
     )
     parts = [

@@ -121,7 +121,8 @@ def _responsive(match: re.Match[str]) -> str:
 
 
 def _short(svg: str) -> str:
-    """Two decimals are a hundredth of a pixel: round, and drop white space between tags."""
+    """Two decimals are a hundredth of a pixel: round, and drop comments and white space between tags."""
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
     svg = re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)
     return re.sub(r">\s+<", "><", svg).strip()
 
@@ -129,7 +130,7 @@ def _short(svg: str) -> str:
 def signed_rgba(values: ArrayLike, largest: float | None = None) -> np.ndarray:
     """RGBA of signed values: purple below zero, orange above, transparent at zero."""
     x = np.asarray(values, dtype=float)
-    top = largest or max(float(np.nanmax(np.abs(x))), 1e-12)
+    top = largest or _largest(x)
     strength = np.clip(np.abs(x) / top, 0, 1)
     out = np.empty((*x.shape, 4))
     for i in range(3):
@@ -141,11 +142,16 @@ def signed_rgba(values: ArrayLike, largest: float | None = None) -> np.ndarray:
 def unsigned_rgba(values: ArrayLike, colour: str = HEADS[0], largest: float | None = None) -> np.ndarray:
     """RGBA of values from 0 on: one colour, transparent at zero."""
     x = np.asarray(values, dtype=float)
-    top = largest or max(float(np.nanmax(x)), 1e-12)
+    top = largest or _largest(x)
     out = np.empty((*x.shape, 4))
     out[..., :3] = _rgb(colour)
     out[..., 3] = np.clip(np.nan_to_num(x) / top, 0, 1)
     return out
+
+
+def _largest(x: np.ndarray) -> float:
+    """The largest absolute value; holes and infinities don't count."""
+    return max(float(np.abs(x[np.isfinite(x)]).max(initial=0.0)), 1e-12)
 
 
 def _rgb(colour: str) -> tuple[float, float, float]:
@@ -167,7 +173,7 @@ def heatmaps(
 ) -> Picture:
     """Matrices side by side on one signed scale, rows downwards."""
     arrays = [np.asarray(m, dtype=float) for m in matrices]
-    top = largest or max(float(np.nanmax(np.abs(np.where(np.isfinite(a), a, 0)))) for a in arrays)
+    top = largest or max(map(_largest, arrays))
     height = width / len(arrays) * arrays[0].shape[0] / arrays[0].shape[1] + 0.45
     with canvas(1, len(arrays), width=width, height=height) as (figure, axes):
         for i, (ax, array, title) in enumerate(zip(axes[0], arrays, titles, strict=True)):
@@ -277,7 +283,8 @@ def dots(
             colour = (colours or {}).get(name, HEADS[0])
             shift = (np.arange(len(points)) - (len(points) - 1) / 2) * 0.5 / max(len(points), 1)
             ax.scatter(i + shift, points, s=16, color=colour, linewidths=0)
-            ax.plot([i - 0.32, i + 0.32], [np.nanmean(points)] * 2, color=INK, linewidth=1.2)
+            if np.isfinite(points).any():
+                ax.plot([i - 0.32, i + 0.32], [np.nanmean(points)] * 2, color=INK, linewidth=1.2)
         if line is not None:
             ax.axhline(line, color=NEUTRAL, linewidth=1, linestyle=(0, (4, 3)))
         ax.set_xticks(range(len(groups)), list(groups))

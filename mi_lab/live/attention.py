@@ -93,8 +93,10 @@ class AttentionView:
             try:
                 from circuitsvis.attention import attention_patterns
 
-                own = attention_patterns(tokens=self.words, attention=self.pattern)
-                return {"text/plain": repr(self), "text/html": self.picture()._repr_html_() + str(own)}
+                own = str(attention_patterns(tokens=self.words, attention=self.pattern))
+                for word in map(json.dumps, self.words):  # it would let "</script>" end its script
+                    own = own.replace(word, word.replace("<", "\\u003c"))
+                return {"text/plain": repr(self), "text/html": self.picture()._repr_html_() + own}
             except ImportError:
                 pass
         return {"text/plain": repr(self), "text/html": self._repr_html_()}

@@ -11,6 +11,7 @@ last good state.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -76,9 +77,12 @@ class Explorer:
         self.default = dict(state)
         self.state = dict(state)
         self.error = ""
+        for name, value in self.state.items():
+            self._check(name, value)
         self._result = compute(**self.state)
         self._callbacks: list[Callable[[dict[str, Any]], None]] = []
         self._widgets: dict[str, Any] = {}
+        self._pending: dict[str, Any] = {}  # what a widget shows and the state could not take
 
     @property
     def result(self) -> Any:
@@ -90,12 +94,13 @@ class Explorer:
         if unknown := sorted(changes.keys() - self.state.keys()):
             raise ValueError(f"{self.title} has no {unknown[0]!r}; it has {', '.join(self.state)}")
         for name, value in changes.items():
-            control = self.controls[name]
-            if isinstance(control, Choice | Slider) and value not in control.options:
-                raise ValueError(f"{name} must be one of {list(control.options)}, not {value!r}")
+            self._check(name, value)
         state = self.state | changes
         self._result = self.compute(**state)
-        self.state, self.error = state, ""
+        self.state = state
+        self._pending = {name: value for name, value in self._pending.items() if name not in changes}
+        if not self._pending:
+            self.error = ""
         for name in changes:
             if name in self._widgets:
                 self._widgets[name].value = self._to_widget(name)
@@ -103,6 +108,15 @@ class Explorer:
         for callback in self._callbacks:
             callback(dict(self.state))
         return self._result
+
+    def _check(self, name: str, value: Any) -> None:
+        control = self.controls[name]
+        if isinstance(control, Choice | Slider) and value not in control.options:
+            raise ValueError(f"{name} must be one of {list(control.options)}, not {value!r}")
+        if isinstance(control, Toggles) and len(value) != len(control.names):
+            raise ValueError(
+                f"{name} must be {len(control.names)} booleans ({', '.join(control.names)}), not {value!r}"
+            )
 
     def observe(self, callback: Callable[[dict[str, Any]], None]) -> None:
         """Call `callback(state)` after every change."""
@@ -138,7 +152,7 @@ class Explorer:
         """The explorer as one ipywidgets box."""
         import ipywidgets as w
 
-        self._widgets = {}
+        self._widgets, self._pending, self.error = {}, {}, ""
         style = {"description_width": "initial"}
         for name, control in self.controls.items():
             value = self._to_widget(name)
@@ -172,12 +186,17 @@ class Explorer:
         return self.state[name]
 
     def _changed(self, name: str, value: Any) -> None:
-        if self.state[name] == value:
+        """A reader moved a control: try it with whatever else was refused before, then alone."""
+        if name not in self._pending and self.state[name] == value:
             return
+        self._pending[name] = value
         try:
-            self.set(**{name: value})
+            self.set(**self._pending)
         except ValueError as error:
             self.error = str(error)
+            if len(self._pending) > 1:
+                with contextlib.suppress(ValueError):
+                    self.set(**{name: value})
             self._show()
 
     def _show(self) -> None:
@@ -185,8 +204,7 @@ class Explorer:
             return
         message = f'<p role="alert" style="color:#a63c00">{html.escape(self.error)}</p>' if self.error else ""
         self._widgets["__error"].value = message
-        if not self.error:
-            self._widgets["__out"].value = self.draw(self._result)._repr_html_()
+        self._widgets["__out"].value = self.draw(self._result)._repr_html_()
 
 
 def _toggles(w: Any, control: Toggles, value: Sequence[bool]) -> Any:
@@ -201,6 +219,7 @@ def _toggles(w: Any, control: Toggles, value: Sequence[bool]) -> Any:
                 w.Checkbox(value=v, description=n, indent=False, layout=w.Layout(width="auto"))
                 for n, v in zip(control.names, value, strict=True)
             ]
+            self.spreading = False
             super().__init__([w.Label(control.label), *self.boxes])
             self.value = tuple(value)
             for box in self.boxes:
@@ -208,10 +227,15 @@ def _toggles(w: Any, control: Toggles, value: Sequence[bool]) -> Any:
             self.observe(self._spread, names="value")
 
         def _collect(self, _: Any) -> None:
-            self.value = tuple(box.value for box in self.boxes)
+            if not self.spreading:
+                self.value = tuple(box.value for box in self.boxes)
 
         def _spread(self, change: Any) -> None:
-            for box, v in zip(self.boxes, change["new"], strict=True):
-                box.value = v
+            self.spreading = True  # several boxes are one change, not one each
+            try:
+                for box, v in zip(self.boxes, change["new"], strict=True):
+                    box.value = v
+            finally:
+                self.spreading = False
 
     return Row()
