@@ -21,7 +21,7 @@ from mi_lab.studies.sorting import claims as CLAIMS
 LEDGER = Path(mi_lab.studies.sorting.__file__).parent / "ledger.json"
 BY_ID = {claim.id: claim for claim in CLAIMS}
 # Seconds each, all seeds: from weights, or from published curves, or with few lists.
-CHEAP = ("S2", "S3", "S5", "S6", "S7", "S7b", "S8", "S9", "S9b", "S11", "S11b", "S11c", "S12")
+CHEAP = ("S2", "S3", "S5", "S5b", "S6", "S6b", "S7", "S7b", "S8", "S9", "S9b", "S11", "S11b", "S11c", "S12")
 DEAR = tuple(id for id in BY_ID if id not in CHEAP)
 
 each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=list(BY_ID))
