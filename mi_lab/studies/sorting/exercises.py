@@ -111,7 +111,7 @@ def check_hand_made(strengths: Callable[[], tuple[float, float]]) -> str:
 
 def check_attention(share: Callable[[Transformer, Tensor], Tensor]) -> str:
     """`share(model, tokens)`: attention of each head to the right source, mean over outputs: [head]."""
-    task, model = SortingTask(), measure.model("paper", 5)
+    task, model = SortingTask(), measure.model("paper", 7)
     tokens = measure.lists(task, 60, seed=73)
     pattern = run(model, tokens, record=("blocks.0.attn.pattern",))["blocks.0.attn.pattern"][
         :, :, task.answer
