@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mi_lab.model import Transformer
+from mi_lab.model import LayerNorm, Transformer
 
 
 class Factored(NamedTuple):
@@ -79,7 +79,8 @@ def unembedding_directions(model: Transformer) -> Tensor:
     write's mean over d_model away; that part is left in (0.4 % of the OV table in the sorting models).
     """
     W = model.unembed.W_U - model.unembed.W_U.mean(1, keepdim=True)
-    return model.ln_final.w[:, None] * W if model.config.norm else W
+    final = model.ln_final
+    return final.w[:, None] * W if isinstance(final, LayerNorm) else W
 
 
 @torch.no_grad()

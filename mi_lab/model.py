@@ -215,7 +215,8 @@ class Transformer(nn.Module):
         self.config = config
         self.embed = Embed(config)
         self.pos_embed = PosEmbed(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        # a ModuleList, typed as what it holds
+        self.blocks: list[Block] = nn.ModuleList(Block(config) for _ in range(config.n_layers))  # type: ignore
         self.ln_final = LayerNorm(config.d_model, config.eps) if config.norm else nn.Identity()
         self.unembed = Unembed(config)
         self.reset(generator)

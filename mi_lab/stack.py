@@ -195,7 +195,8 @@ def backward(loss: Tensor, leaves: Params) -> None:
     Not `loss.backward()`: that warns of gradients which are views of a wider buffer.
     """
     gradients = torch.autograd.grad(loss, list(leaves.values()))
-    torch._foreach_copy_([leaf.grad for leaf in leaves.values()], gradients)
+    buffers = [leaf.grad for leaf in leaves.values() if leaf.grad is not None]
+    torch._foreach_copy_(buffers, gradients)
 
 
 def stacking_pays(config: TransformerConfig, n_tokens: int, device: torch.device) -> bool:

@@ -12,6 +12,7 @@ from mi_lab import zoo
 from mi_lab.metrics import score
 from mi_lab.studies.sorting import measure, recipes
 from mi_lab.studies.sorting.circuit import copying_margin
+from mi_lab.studies.sorting.recipes import UNPUBLISHED
 from mi_lab.train import describe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +39,8 @@ def test_something_is_published():
 def test_every_recipe_is_published_with_all_its_seeds():
     missing = {}
     for recipe in recipes.values():
+        if recipe.name in UNPUBLISHED:
+            continue
         there = zoo.read(f"sorting/{recipe.name}").labels if f"sorting/{recipe.name}" in FINAL else ()
         if set(recipe.seeds) - set(there):
             missing[recipe.name] = sorted(set(recipe.seeds) - set(there))

@@ -15,7 +15,7 @@ margin*, how strongly attending to a number raises that number; *owner*, the hea
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mi_lab import zoo
 from mi_lab.model import Transformer
@@ -49,6 +49,9 @@ from mi_lab.studies.sorting.measure import (
 )
 from mi_lab.studies.sorting.recipes import recipes
 from mi_lab.studies.sorting.task import SortingTask
+
+if TYPE_CHECKING:  # loaded when first used: they bring matplotlib and widgets
+    from mi_lab.studies.sorting import exercises, explorers, figures, gpt2
 
 __all__ = [
     "Attention", "Attribution", "SortingTask", "Structure", "accuracy", "attention_order", "attribution",

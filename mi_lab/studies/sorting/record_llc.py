@@ -70,7 +70,7 @@ def record(seed: int) -> dict[str, Any]:
 
 def main(seeds: list[int]) -> None:
     """Record the named seeds, or all that are missing."""
-    old = json.loads(OUT.read_text()) if OUT.exists() else {"estimators": {}, "rescaled": {}}
+    old: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {"estimators": {}, "rescaled": {}}
     known = set(old["estimators"].get("rms_l2", {}))
     todo = seeds or [s for s in zoo.read("sorting/paper").labels if str(s) not in known]
     for seed in todo:

@@ -127,27 +127,6 @@ S11D = Claim(
     (Control("gaps shuffled between models", _busiest(shuffled=True)),),
     "Suggested by four of its five cells, so only partly a test.",
 )
-SAME_GAP = ("paper", "l7_v37", "l5_v27")
-
-
-def _same_gap(others: tuple[str, ...]):
-    def run(fast: bool) -> Measurement:
-        base = [m.suppress_share("paper", s) for s in m.seeds_of("paper", fast)]
-        sweep = [
-            sum(m.suppress_share(r, s) for s in m.seeds_of(r, fast)) / len(m.seeds_of(r, fast)) for r in GAPS
-        ]
-        size = max(sweep) - min(sweep)
-        units, rows = [], []
-        for recipe in others:
-            values = [m.suppress_share(recipe, s) for s in m.seeds_of(recipe, fast)]
-            difference = sum(values) / len(values) - sum(base) / len(base)
-            units.append(recipe)
-            rows.append(
-                {"difference": difference, "sweep_range": size, "share": difference / max(size, 1e-9)}
-            )
-        return table(units, rows, "share", sample="mean over seeds", sources=m.sources("paper", *others))
-
-    return run
 
 
 S11C = Claim(
@@ -156,13 +135,9 @@ S11C = Claim(
     "falsifier of S11; ours",
     "Changing L and V together at a mean gap of 4.7 leaves the share of suppressed numbers where it was.",
     "not known to be in the paper",
-    Accept(
-        "the mean share moves by less than half of the range that the gap sweep covers",
-        lambda r: abs(r["share"]) < 0.5,
-        1.0,
-    ),
-    _same_gap(SAME_GAP[1:]),
-    (Control("another gap at the same L and V (extreme of the sweep)", _same_gap(("window_12",))),),
+    Accept("the mean share moves by less than half of the range that the gap sweep covers", lambda r: False),
+    None,
+    limits="The models (recipes l5_v27 and l7_v37) have not been trained yet.",
 )
 VARIANTS = ("paper", "heads_3", "heads_4", "no_norm")
 
