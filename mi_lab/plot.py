@@ -93,7 +93,9 @@ def canvas(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_RC):  # type: ignore[arg-type]
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a reader's own style would move things about
+        mpl.rcParams.update(_RC)  # type: ignore[arg-type]
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, figure.subplots(rows, columns, squeeze=False, **grid)

@@ -244,7 +244,8 @@ def test_a_caption_stands_below_and_only_if_given():
 def test_a_recorded_ledger_comes_back_with_its_holes(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "STUDIES", tmp_path)
     (tmp_path / "toy").mkdir()
-    wanted = verdict(values={"share": [NAN, 0.5]}, value=(NAN, NAN, NAN))
+    undefined = control(value=NAN)
+    wanted = verdict(values={"share": [NAN, 0.5]}, value=(NAN, NAN, NAN), controls=[undefined])
     write_ledger(tmp_path / "toy" / "ledger.json", {"toy": [wanted]}, command="mi-lab claims toy")
     found = recorded("toy")
     assert [v.id for v in found] == ["S1"]

@@ -157,6 +157,15 @@ def test_drawing_changes_no_setting_of_the_readers_matplotlib():
     assert dict(mpl.rcParams) == before
 
 
+def test_the_readers_matplotlib_style_changes_no_picture():
+    import matplotlib as mpl
+
+    theirs = {"axes.labelpad": 30, "xtick.major.size": 20, "axes.grid": True, "font.sans-serif": ["Courier"]}
+    with mpl.rc_context(theirs):
+        assert some_dots().svg == PICTURES["dots"]().svg
+        assert mpl.rcParams["axes.labelpad"] == 30
+
+
 def test_rounding_keeps_a_hundredth_of_a_pixel():
     assert plot._short("<g d='1.23456 7.5'>  \n <p/> </g>") == "<g d='1.23 7.5'><p/></g>"
 

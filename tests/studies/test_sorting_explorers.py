@@ -418,6 +418,56 @@ def test_gap_dots_have_a_dot_a_seed():
     assert ">4.73<" in shown.svg
 
 
+def test_gap_dots_can_show_the_busiest_heads_share_instead():
+    shown = figures.gap_dots(["paper"], "busiest")
+    assert "busiest head" in shown.svg
+    assert shown.caption != figures.gap_dots(["paper"]).caption
+    with pytest.raises(ValueError, match="what must be 'suppress' or 'busiest', not 'idle'"):
+        figures.gap_dots(["paper"], "idle")
+
+
+def test_division_tells_one_busy_head_from_two_that_share():
+    alone = torch.stack([torch.ones(50), torch.full((50,), -0.5)])
+    assert measure.division(alone) == (1.0, 1.0)
+    halves = torch.zeros(2, 50)
+    halves[0, :25] = halves[1, 25:] = 1.0
+    share, below = measure.division(halves)
+    assert share == pytest.approx(0.5, abs=0.03)
+    assert below == 0.0
+    assert measure.division(torch.ones(1, 50)) == (1.0, 0.0)
+
+
+def test_the_attention_figure_is_the_models_pattern_on_that_list():
+    model = measure.model("paper", 0)
+    shown = figures.attention(model, TASK, x.EXAMPLE)
+    tokens = TASK.encode(x.EXAMPLE)
+    assert shown.words == [TASK.vocab[t] for t in tokens.tolist()]
+    pattern = run(model, tokens[None], record="blocks.0.attn.pattern")["blocks.0.attn.pattern"][0]
+    torch.testing.assert_close(shown.pattern, pattern)
+
+
+def test_published_llc_curves_are_drawn_line_by_seed():
+    curves = measure.llc_curves()["estimators"]
+    shown = figures.llc(curves, {name: name for name in curves})
+    for name in curves:
+        assert f">{name}<" in shown.svg
+
+
+# The study as a reader imports it -------------------------------------------------------------------
+def test_the_study_gives_tasks_models_and_its_lazy_parts():
+    from mi_lab.studies import sorting as study
+
+    assert study.task(length=6, n_numbers=31).expected_gap == pytest.approx(32 / 7)
+    torch.testing.assert_close(study.load("paper", 3).embed.W_E, measure.model("paper", 3).embed.W_E)
+    assert study.explorers is x
+    assert study.figures is figures
+    assert [name for name in study.__all__ if not hasattr(study, name)] == []
+    with pytest.raises(ValueError, match="did you mean 'sorting/paper'"):
+        study.load("papr")
+    with pytest.raises(AttributeError, match="no attribute 'explorer'"):
+        study.explorer  # noqa: B018
+
+
 def test_llc_points_with_a_warning_are_hollow():
     def panel(warnings: list[str]) -> str:
         points = [{"step": s, "value": float(s), "warnings": warnings} for s in (250, 500)]
