@@ -127,7 +127,8 @@ def write_state(path: Path, machinery: str | None, keys: dict[str, str]) -> None
 def share_circuitsvis(folder: Path) -> None:
     """One copy of CircuitsVis' script for the whole book, from the installed package; loaded on demand."""
     spec = importlib.util.find_spec("circuitsvis")
-    assert spec is not None and spec.origin is not None, "circuitsvis is in requirements.lock"
+    if spec is None or spec.origin is None:
+        raise RuntimeError("circuitsvis is not installed; it is in requirements.lock")
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(spec.origin).parent / "dist/cdn/iife.js", folder / "iife.js")
 

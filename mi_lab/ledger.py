@@ -38,7 +38,7 @@ class Table:
     def _repr_html_(self) -> str:
         rows = "".join(_row(v) for v in self.verdicts)
         caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
-        return f'<figure class="mi-ledger">{rows}{caption}</figure>'
+        return f'<figure class="mi-ledger mi-live">{rows}{caption}</figure>'
 
 
 def table(verdicts: Iterable[Verdict], only: Iterable[str] = (), caption: str = "") -> Table:
@@ -49,13 +49,13 @@ def table(verdicts: Iterable[Verdict], only: Iterable[str] = (), caption: str = 
     return Table([by_id[i] for i in only] or by_id.values(), caption)
 
 
-def number(x: float) -> str:
+def number(x: float | None) -> str:
     """Three significant digits, plain.
 
     >>> number(0.98765), number(12345.6), number(float("nan"))
     ('0.988', '12346', 'not defined')
     """
-    if math.isnan(x):
+    if x is None or math.isnan(x):
         return "not defined"
     if math.isinf(x):
         return "infinite" if x > 0 else "-infinite"

@@ -34,11 +34,11 @@ _CSS = {
 }
 _RC = {
     "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
+    "font.size": 10,
+    "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 9,
+    "axes.labelsize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
@@ -48,10 +48,10 @@ _RC = {
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 9,
     "lines.linewidth": 1.6,
     "figure.dpi": 72,
     "figure.facecolor": "none",
@@ -73,7 +73,7 @@ class Picture:
         alt = html.escape(self.alt, quote=True)
         svg = self.svg.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
         caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
-        return f'<figure class="mi-figure" style="margin:1em 0">{svg}{caption}</figure>'
+        return f'<figure class="mi-figure mi-live" style="margin:1em 0">{svg}{caption}</figure>'
 
     def __repr__(self) -> str:
         return f"Picture: {self.caption}"

@@ -291,7 +291,7 @@ def test_rescaling_keeps_the_function(make_model, make_tokens):
 
 def test_rescaling_moves_the_isotropic_estimate_and_not_the_scaled_one(stack, tokens):
     model, twin = stack.model(0), rescale(stack.model(0), 6.0)
-    isotropic = replace(GENTLE, nbeta=1e4, localization=1e3, draws=80, chains=4)
+    isotropic = replace(GENTLE, nbeta=1e4, localization=1e3, draws=160, chains=12)
     scaled = replace(isotropic, preconditioner="rms", step_size=1e-5, localization=1.0)
     moved, kept = (
         [estimate(m, tokens, TASK.answer, settings) for m in (model, twin)]
