@@ -112,7 +112,7 @@ def gap_dots(recipes: Sequence[str], what: str = "suppress") -> Picture:
     """A dot a model against the mean gap: share of suppressed numbers, or of the busiest head's numbers."""
     captions = {
         "suppress": "Each dot is a trained model; the bar is the mean. Suppression (15 % threshold) is absent at the "
-        "smallest gaps, strong in some seeds near 2, and middling in the split baseline at the right.",
+        "smallest gaps, strongest between 2 and 3, and middling in the split baseline at the right.",
         "busiest": "Each dot is a trained model; the bar is the mean. At 1 one head copies every number; at .5 the "
         "two heads share them evenly.",
     }

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from mi_lab import zoo
-from mi_lab.checkpoint import device_name, versions
+from mi_lab.checkpoint import device_name, versions, write_atomically
 from mi_lab.llc import ESTIMATORS, LLC, estimate, rescale
 from mi_lab.studies.sorting import measure
 
@@ -92,7 +92,7 @@ def main(seeds: list[int]) -> None:
             "versions": versions(),
             "factor": FACTOR,
         }
-        OUT.write_text(json.dumps(old, indent=None, separators=(",", ":")) + "\n")
+        write_atomically(OUT, (json.dumps(old, separators=(",", ":")) + "\n").encode())
 
 
 if __name__ == "__main__":
