@@ -55,7 +55,7 @@ check: lint
 lint: $(STAMP)
 	$(PY) -m ruff check $(SOURCES)
 	$(PY) -m ruff format --check $(SOURCES)
-	$(PY) -m pyright
+	$(PY) -m pyright --pythonpath $(PY)
 
 format: $(STAMP)
 	$(PY) -m ruff check --fix $(SOURCES)
