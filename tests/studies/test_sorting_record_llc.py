@@ -37,19 +37,18 @@ def out(tmp_path, monkeypatch):
     monkeypatch.setattr(record_llc, "ESTIMATORS", estimators)
     monkeypatch.setattr(record_llc, "STEPS", (500, 6000))
     monkeypatch.setattr(record_llc, "EXAMPLES", 128)
-    monkeypatch.setattr(record_llc, "ALL_ESTIMATORS", 1)
     monkeypatch.setattr(measure, "task_of", lambda recipe: TASK)
     monkeypatch.setattr(measure, "model_at", model_at)
     monkeypatch.setattr(measure, "model", lambda recipe, seed: model_at(recipe, seed, 6000))
     return path
 
 
-def test_the_first_seeds_get_all_estimators_and_the_others_the_one_for_minima(out):
+def test_every_seed_gets_every_estimator_at_every_step(out):
     record_llc.main([0, 1])
     found = json.loads(out.read_text())
     assert {name: sorted(seeds) for name, seeds in found["estimators"].items()} == {
-        "isotropic": ["0"],
-        "rms": ["0"],
+        "isotropic": ["0", "1"],
+        "rms": ["0", "1"],
         "rms_l2": ["0", "1"],
     }
     for seeds in found["estimators"].values():

@@ -19,14 +19,14 @@ from mi_lab.studies.sorting.circuit import copying_margin, structure
 from mi_lab.studies.sorting.task import SortingTask
 
 
-def circuits(model: Transformer, task: SortingTask, kind: str = "ov") -> Picture:
-    """OV or QK tables of every head over the numbers."""
+def circuits(model: Transformer, task: SortingTask, kind: str = "ov", caption: str = "") -> Picture:
+    """OV or QK tables of every head over the numbers; `caption` replaces the one for a split model."""
     n = task.n_numbers
     heads = range(model.config.n_heads)
     colours = [plot.head_colour(h) for h in heads]
     if kind == "ov":
         tables = ov_circuit(model).full()[:, :n, :n]
-        caption = (
+        usual = (
             "What attending to a number (row) adds to the logit of each number (column). Look for the "
             "orange diagonals: where a head has one, it copies. The two heads' diagonals hardly overlap."
         )
@@ -35,7 +35,7 @@ def circuits(model: Transformer, task: SortingTask, kind: str = "ov") -> Picture
     elif kind == "qk":
         tables = qk_circuit(model)[:, :n, :n]
         tables = tables - tables.mean(-1, keepdim=True)  # a constant per row changes no attention
-        caption = (
+        usual = (
             "How much a current number (row) wants to look at each number (column), row means removed. Look "
             "just right of the diagonal: the smallest larger numbers are wanted most."
         )
@@ -43,7 +43,7 @@ def circuits(model: Transformer, task: SortingTask, kind: str = "ov") -> Picture
         x, y = "number looked at", "current number"
     else:
         raise ValueError(f"kind must be 'ov' or 'qk', not {kind!r}")
-    return plot.heatmaps(list(tables.detach()), names, caption, x=x, y=y, colours=colours)
+    return plot.heatmaps(list(tables.detach()), names, caption or usual, x=x, y=y, colours=colours)
 
 
 def margins(models: Mapping[str, Transformer], task: SortingTask, caption: str) -> Picture:

@@ -1,7 +1,6 @@
-"""Record the LLC curves: `python -m mi_lab.studies.sorting.record_llc [SEED ...]`, 2 to 5 minutes a seed.
+"""Record the LLC curves: `python -m mi_lab.studies.sorting.record_llc [SEED ...]`, 3 to 5 minutes a seed.
 
-For every published seed of `paper`, at a few steps of training, the estimator that treats the
-checkpoints as minima ("rms_l2"), for the first four seeds also the other two of `mi_lab.llc`; and
+For every published seed of `paper`, at a few steps of training, each estimator of `mi_lab.llc`; and
 for the final model the falsifier: W_V times 2, W_O by 2, the same function. Writes
 `curves/llc.json`; a seed recorded before is kept unless named.
 """
@@ -22,7 +21,6 @@ from mi_lab.llc import ESTIMATORS, LLC, estimate, rescale
 from mi_lab.studies.sorting import measure
 
 STEPS = (250, 500, 1000, 2000, 4000, 6000)
-ALL_ESTIMATORS = 4  # seeds below this get all three
 BATCH = 64
 EXAMPLES = 8192
 FACTOR = 2.0
@@ -51,8 +49,6 @@ def record(seed: int) -> dict[str, Any]:
     tokens = measure.lists(task, EXAMPLES, seed=81)
     out: dict[str, Any] = {"estimators": {}, "rescaled": {}}
     for name, settings in ESTIMATORS.items():
-        if seed >= ALL_ESTIMATORS and name != "rms_l2":
-            continue
         settings = replace(settings, batch=BATCH)
         points = []
         for step in STEPS:
