@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from mi_lab.claims import Accept, Claim, Control, Measurement
-from mi_lab.metrics import bootstrap, spearman
+from mi_lab.metrics import Interval, bootstrap, spearman
 from mi_lab.studies.sorting import measure as m
 from mi_lab.studies.sorting.circuit import (
     copying_margin,
@@ -19,31 +21,39 @@ from mi_lab.studies.sorting.claims.common import OUTLINE, SECOND_HAND, table
 GAPS = ("window_12", "window_14", "window_20", "window_30", "paper")
 
 
+def _against_gap(
+    value: Callable[[str, int], float], fast: bool, shuffled: bool
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, float], Interval]:
+    """(gap [model], value [model], mean value by recipe, rank correlation) over the sweep."""
+    gap, found, means = [], [], {}
+    for recipe in GAPS:
+        values = [value(recipe, seed) for seed in m.seeds_of(recipe, fast)]
+        means[recipe] = sum(values) / len(values)
+        gap += [m.task_of(recipe).expected_gap] * len(values)
+        found += values
+    x, y = torch.tensor(gap), torch.tensor(found)
+    if shuffled:
+        x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    index = torch.arange(len(x)).double()
+    interval = bootstrap(index.tolist(), lambda i: spearman(x[i.long()], y[i.long()]), resamples=2000)
+    return x, y, means, interval
+
+
 def _gap_sweep(interior: int = 0, shuffled: bool = False):
     def run(fast: bool) -> Measurement:
-        gap, share, means = [], [], []
-        for recipe in GAPS:
-            values = [m.suppress_share(recipe, s, interior=interior) for s in m.seeds_of(recipe, fast)]
-            means.append(sum(values) / len(values))
-            gap += [m.task_of(recipe).expected_gap] * len(values)
-            share += values
-        x, y = torch.tensor(gap), torch.tensor(share)
-        if shuffled:
-            x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
-        pairs = torch.stack([x, y])
-        index = torch.arange(len(x)).double()
-        interval = bootstrap(
-            index.tolist(), lambda i: spearman(pairs[0][i.long()], pairs[1][i.long()]), resamples=2000
+        x, _, means, interval = _against_gap(
+            lambda recipe, seed: m.suppress_share(recipe, seed, interior=interior), fast, shuffled
         )
+        gaps = sorted({m.task_of(recipe).expected_gap for recipe in GAPS})
         row = {
             "rho": interval.value,
             "low": interval.low,
             "high": interval.high,
-            "monotone": float(means == sorted(means, reverse=True)),
+            "monotone": float(list(means.values()) == sorted(means.values(), reverse=True)),
         }
         return table(
-            ["sweep"], [row], "rho", interval=interval, sample=f"{len(x)} models, gaps {sorted(set(gap))}",
-            sources=m.sources(*GAPS), details={"mean suppress by recipe": dict(zip(GAPS, means, strict=True))},
+            ["sweep"], [row], "rho", interval=interval, sample=f"{len(x)} models, gaps {gaps}",
+            sources=m.sources(*GAPS), details={"mean suppress by recipe": means},
         )  # fmt: skip
 
     return run
@@ -80,21 +90,11 @@ S11B = Claim(
 
 
 def _busiest(shuffled: bool = False):
+    def share(recipe: str, seed: int) -> float:
+        return m.division(copying_margin(m.model(recipe, seed), m.task_of(recipe)))[0]
+
     def run(fast: bool) -> Measurement:
-        gap, share, means = [], [], {}
-        for recipe in GAPS:
-            task = m.task_of(recipe)
-            values = [
-                m.division(copying_margin(m.model(recipe, s), task))[0] for s in m.seeds_of(recipe, fast)
-            ]
-            means[recipe] = sum(values) / len(values)
-            gap += [task.expected_gap] * len(values)
-            share += values
-        x, y = torch.tensor(gap), torch.tensor(share)
-        if shuffled:
-            x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
-        index = torch.arange(len(x)).double()
-        interval = bootstrap(index.tolist(), lambda i: spearman(x[i.long()], y[i.long()]), resamples=2000)
+        x, y, means, interval = _against_gap(share, fast, shuffled)
         small, large = y[x < 2].mean(), y[x > 4].mean()
         row = {
             "rho": interval.value,
