@@ -25,7 +25,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -70,6 +70,8 @@ class Recipe:
         to `final_lr * lr` at `horizon`. `horizon` None means `steps`; a larger one stops early.
     batch: examples per step. clip: largest gradient norm, or None.
     checkpoints: steps after which the weights are kept; `steps` itself is always kept.
+    precision: "fp32", or "bf16" for matrix products in bfloat16 (weights, optimiser, LayerNorm, softmax
+        and loss stay fp32): 1.6 times as fast on a CPU that has it, and not the same run.
     """
 
     name: str
@@ -89,12 +91,14 @@ class Recipe:
     clip: float | None = None
     seeds: tuple[int, ...] = (0,)
     checkpoints: tuple[int, ...] = field(default=())
+    precision: Literal["fp32", "bf16"] = "fp32"
     description: str = ""
 
     def __post_init__(self) -> None:
         checks = [
             ("optimiser", self.optimiser in ("adam", "adamw"), "'adam' or 'adamw'"),
             ("decay", self.decay in ("linear", "cosine", "constant"), "'linear', 'cosine' or 'constant'"),
+            ("precision", self.precision in ("fp32", "bf16"), "'fp32' or 'bf16'"),
             ("lr", self.lr > 0, "positive"),
             ("weight_decay", self.weight_decay >= 0, "0 or positive"),
             ("batch", self.batch >= 1, "at least 1"),
@@ -127,6 +131,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON, with the task as its class and fields."""
         out = {k: v for k, v in vars(self).items() if k not in ("task", "config", "description")}
+        if self.precision == "fp32":  # the digests of models published before the choice existed stay
+            del out["precision"]
         return out | {"task": describe(self.task), "config": self.config.to_dict()}
 
     @property
@@ -137,9 +143,15 @@ class Recipe:
 
 
 def describe(task: Task) -> dict[str, Any]:
-    """A task as plain JSON: {"task": "module.Class", field: value, ...}."""
-    fields = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
-    return {"task": f"{type(task).__module__}.{type(task).__qualname__}", **fields}
+    """A task as plain JSON: {"task": "module.Class", field: value, ...}.
+
+    A field with the metadata {"described": "if set"} is left out at its default: so a task can get a new
+    knob without a new digest for the models that were trained before it.
+    """
+    values = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
+    late = {f.name: f.default for f in fields(task) if f.metadata.get("described") == "if set"} if values else {}  # type: ignore[arg-type]
+    described = {k: v for k, v in values.items() if k not in late or v != late[k]}
+    return {"task": f"{type(task).__module__}.{type(task).__qualname__}", **described}
 
 
 class History(NamedTuple):
@@ -378,8 +390,11 @@ class _Group:
         """Loss[model] and logits; gradients go to `self.grad`."""
         task = self.recipe.task
         inputs = tokens[0] if self.single else tokens
-        logits = forward(self.leaves, self.recipe.config, inputs, task.answer)
+        low = self.recipe.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            logits = forward(self.leaves, self.recipe.config, inputs, task.answer)
         right = tokens[..., task.answer.start + 1 : task.answer.stop + 1]
+        logits = logits.float()
         loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), right.reshape(-1), reduction="none")
         loss = loss.view(right.shape)
         weights = task.weights(tokens.flatten(0, 1))
