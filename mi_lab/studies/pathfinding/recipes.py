@@ -72,7 +72,12 @@ MIDDLE = PathfindingTask(n_nodes=10)
 
 def middle(name: str, description: str, task: PathfindingTask = MIDDLE, **changes: object) -> Recipe:
     """Four layers of d_model 64 on trees of 10 nodes."""
-    defaults: dict[str, object] = {"n_layers": 4, "steps": 6000, "seeds": (0,), "checkpoints": log_steps(6000, 9, first=400)}
+    defaults: dict[str, object] = {
+        "n_layers": 4,
+        "steps": 6000,
+        "seeds": (0,),
+        "checkpoints": log_steps(6000, 9, first=400),
+    }
     return small(name, description, task, **{**defaults, **changes})
 
 

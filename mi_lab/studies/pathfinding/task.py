@@ -166,7 +166,9 @@ class PathfindingTask:
         chain, turn = (length + second).to(torch.int8), (length + 1).to(torch.int8)
         for slot in range(1, nodes):
             count = free[:slot].cumsum(0, dtype=torch.int8)
-            pick = torch.minimum((uniform[slot] * count[-1]).to(torch.int8), count[-1] - 1)  # 1 - eps rounds up
+            pick = torch.minimum(
+                (uniform[slot] * count[-1]).to(torch.int8), count[-1] - 1
+            )  # 1 - eps rounds up
             chosen = (count <= pick).sum(0, dtype=torch.int8)
             before = (slot - 1) * (turn != slot)  # the second chain starts at the root
             parent[slot] = torch.where(slot <= chain, before.to(torch.int8), chosen)
