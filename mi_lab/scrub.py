@@ -163,7 +163,8 @@ def scrub(
     """Logits with the sites' values taken from each question's donor.
 
     tokens Int[n, pos]; donor Int[n]: index into the pool, as `match` gives it (raises ValueError for
-    -1: leave such questions out first). sites: some of the pool's, default all, replaced together.
+    -1: leave such questions out first), or Int[n, positions] if the positions of the sites come from
+    different donors. sites: some of the pool's, default all, replaced together.
     Error: exact, equal to `run` with the same edits to 1e-5 (tested).
     """
     return scrub_all(
@@ -194,25 +195,22 @@ def scrub_all(
             clean = _clean_run(params, model.config, tokens[start : start + chunk, :stop])
             cleans.append(_unembed(params, model.config, clean.resid[-1][:, first:]))
             for out, (donor, sites) in zip(outputs, hypotheses, strict=True):
-                given = {
-                    site: Donation(
-                        *(x[donor[start : start + chunk]] for x in pool.donations[pool.sites.index(site)])
-                    )
-                    for site in sites
-                }
+                given = {site: _given(pool, site, donor[start : start + chunk]) for site in sites}
                 out.append(_edited_run(params, model.config, clean, given, cleans[-1], first))
     whole = torch.cat(cleans)
     return [Scrubbed(torch.cat(out), whole) for out in outputs]
 
 
 def _check(tokens: Tensor, pool: Pool, donor: Tensor, sites: Sequence[Site]) -> None:
-    if donor.shape != (len(tokens),):
+    widths = {(len(tokens), len(site.positions)) for site in sites}
+    if donor.shape != (len(tokens),) and widths != {tuple(donor.shape)}:
         raise ValueError(
-            f"donor must be one index for each of {len(tokens)} questions, not {list(donor.shape)}"
+            f"donor must be one index for each of {len(tokens)} questions (or one for each of them and "
+            f"each position of the sites), not {list(donor.shape)}"
         )
-    if len(donor) and (int(donor.min()) < 0 or int(donor.max()) >= len(pool)):
-        bad = int(((donor < 0) | (donor >= len(pool))).nonzero()[0])
-        raise ValueError(f"question {bad} has donor {int(donor[bad])}; the pool has 0..{len(pool) - 1}")
+    if donor.numel() and (int(donor.min()) < 0 or int(donor.max()) >= len(pool)):
+        bad = int(((donor < 0) | (donor >= len(pool))).view(len(tokens), -1).any(1).nonzero()[0])
+        raise ValueError(f"question {bad} has donor {donor[bad].tolist()}; the pool has 0..{len(pool) - 1}")
     if not sites:
         raise ValueError("scrub needs at least one site")
     places = [(site.layer, site.part) for site in sites]
@@ -221,6 +219,15 @@ def _check(tokens: Tensor, pool: Pool, donor: Tensor, sites: Sequence[Site]) -> 
     for site in sites:
         if site not in pool.sites:
             raise ValueError(f"{site} was not remembered; the pool has {len(pool.sites)} other sites")
+
+
+def _given(pool: Pool, site: Site, donor: Tensor) -> Donation:
+    """The donations of a site for these donors, [n] or [n, position]."""
+    found = pool.donations[pool.sites.index(site)]
+    if donor.ndim == 1:
+        return Donation(*(x[donor] for x in found))
+    places = torch.arange(donor.shape[1], device=donor.device)
+    return Donation(*(x[donor, places] for x in found))
 
 
 class _Run(NamedTuple):
@@ -314,7 +321,7 @@ def _donation(clean: _Run, site: Site) -> Donation:
     positions = list(site.positions)
     if site.part != "attn":
         value = clean.mlp[site.layer] if site.part == "mlp" else clean.resid[site.layer + 1]
-        nothing = value.new_zeros(len(value), 0)
+        nothing = value.new_zeros(len(value), len(positions))
         return Donation(value[:, positions], nothing, nothing)
     q, k, v = clean.qkv[site.layer]
     scores = _scores(q, k, 0)[:, :, positions]

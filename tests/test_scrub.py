@@ -117,6 +117,22 @@ def test_a_donor_that_is_the_question_changes_nothing(data):
         assert torch.allclose(found.logits, found.clean, atol=1e-5)
 
 
+def test_each_position_may_have_its_own_donor(data):
+    model, (tokens, donors, _) = make(), data
+    site = Site(1, (2, 5), "resid")
+    index = torch.tensor([[0, 4], [1, 1], [2, 0], [3, 3], [4, 2], [0, 1], [2, 3]])
+    other = run(model, donors, record="blocks.1.resid_post")["blocks.1.resid_post"]
+
+    def put(value):
+        value = value.clone()
+        value[:, 2], value[:, 5] = other[index[:, 0], 2], other[index[:, 1], 5]
+        return value
+
+    expected = run(model, tokens, edit={"blocks.1.resid_post": put}).logits[:, ANSWER]
+    pool = remember(model, donors, [site], answer=ANSWER)
+    assert torch.allclose(scrub(model, tokens, pool, index, answer=ANSWER).logits, expected, atol=1e-5)
+
+
 def test_match_draws_uniformly_among_equal_keys_and_never_the_avoided():
     g = torch.Generator().manual_seed(0)
     pool = torch.tensor([3, 1, 3, 2, 3])

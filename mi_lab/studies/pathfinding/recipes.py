@@ -34,7 +34,7 @@ PAPER = Recipe(
     betas=(0.9, 0.99),
     weight_decay=0.01,
     batch=64,
-    steps=40_000,
+    steps=32_000,
     warmup=300,
     decay="linear",
     decay_from=0.6,
@@ -49,8 +49,8 @@ SMALL = PathfindingTask(n_nodes=8)
 
 def small(name: str, description: str, task: PathfindingTask = SMALL, **changes: object) -> Recipe:
     """Three layers of d_model 64 (or what `changes` says) on small trees."""
-    keys = ("n_layers", "d_model", "d_head", "d_mlp", "n_heads")
-    shape = {"n_layers": 3, "d_model": 64, "d_head": 64, "d_mlp": 256}
+    keys = ("n_layers", "d_model", "d_head", "d_mlp", "n_heads", "init_std")
+    shape: dict[str, object] = {"n_layers": 3, "d_model": 64, "d_head": 64, "d_mlp": 256, "init_std": 0.057}
     shape |= {k: changes.pop(k) for k in keys if k in changes}
     return replace(
         PAPER,
