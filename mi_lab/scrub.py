@@ -6,13 +6,13 @@ the same grandparent (the donor), and the answer must not change. Causal scrubbi
 2022) is this test. It needs its own control: a *random* donor must do harm, or the component isn't
 used at all and the test is empty.
 
-    pool = remember(model, pool_tokens, sites, answer=answer)           # one pass over the donors
+    pool = remember(model, pool_tokens, swaps, answer=answer)           # one pass over the donors
     donor = match(key_of_question, key_of_pool, generator=generator)     # the rule: same key
-    scrub(model, tokens, pool, donor, sites, answer=answer).logits       # [n, answer, vocab]
+    scrub(model, tokens, pool, donor, swaps, answer=answer).logits       # [n, answer, vocab]
 
-A `Site` is what is replaced: the attention, MLP or residual stream of a layer at some positions;
-`keep` leaves the share that comes from some keys as it is (the register hypotheses). Several sites
-are replaced in one run, each from the same donor. Only positions from the first site on are
+A `Swap` is what is replaced: the attention, MLP or residual stream of a layer at some positions;
+`keep` leaves the share that comes from some keys as it is (the register hypotheses). Several swaps
+are replaced in one run, each from the same donor. Only positions from the first swap on are
 computed again, on keys and values kept from the clean pass: exact, and 10-40 times as fast as a
 forward pass per hypothesis.
 
@@ -35,7 +35,7 @@ Part = Literal["attn", "mlp", "resid"]
 
 
 @dataclass(frozen=True)
-class Site:
+class Swap:
     """What is replaced: `part` of `layer` at `positions`.
 
     part: "attn", what all heads read (z, before W_O); "mlp", what the MLP adds; "resid", the whole
@@ -51,17 +51,17 @@ class Site:
     renormalise: bool = True
 
     def check(self, config: TransformerConfig, stop: int) -> None:
-        """Raise ValueError if a model of this shape, reading `stop` tokens, has no such site."""
+        """Raise ValueError if a model of this shape, reading `stop` tokens, has no such swap."""
         if not 0 <= self.layer < config.n_layers:
-            raise ValueError(f"a site in layer {self.layer}: the model's layers are 0..{config.n_layers - 1}")
+            raise ValueError(f"a swap in layer {self.layer}: the model's layers are 0..{config.n_layers - 1}")
         if self.part not in ("attn", "mlp", "resid"):
             raise ValueError(f"part must be 'attn', 'mlp' or 'resid', not {self.part!r}")
         if self.part == "mlp" and not config.d_mlp:
-            raise ValueError("a site in an MLP, but the model has none")
+            raise ValueError("a swap in an MLP, but the model has none")
         if self.keep and self.part != "attn":
             raise ValueError(f"keep is a choice of keys, for part='attn', not for {self.part!r}")
         if not self.positions:
-            raise ValueError("a site needs at least one position")
+            raise ValueError("a swap needs at least one position")
         for name, values in (("position", self.positions), ("kept key", self.keep)):
             for p in values:
                 if not 0 <= p < stop:
@@ -69,7 +69,7 @@ class Site:
 
 
 class Donation(NamedTuple):
-    """What one site holds in every donor's run. value [donor, position, d]; for attention, where value is
+    """What one swap holds in every donor's run. value [donor, position, d]; for attention, where value is
     [donor, position, head, d_head] from the keys that are not kept: mass, the share of the softmax it
     stands for, and log_z, the log of the softmax's denominator [donor, position, head]."""
 
@@ -79,9 +79,9 @@ class Donation(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Donors, remembered at `sites`: one `Donation` each."""
+    """Donors, remembered at `swaps`: one `Donation` each."""
 
-    sites: tuple[Site, ...]
+    swaps: tuple[Swap, ...]
     donations: tuple[Donation, ...]
 
     def __len__(self) -> int:
@@ -127,26 +127,26 @@ def match(
 
 @torch.no_grad()
 def remember(
-    model: Transformer, tokens: Tensor, sites: Sequence[Site], *, answer: slice, chunk: int = 256
+    model: Transformer, tokens: Tensor, swaps: Sequence[Swap], *, answer: slice, chunk: int = 256
 ) -> Pool:
-    """Run the donors once and keep what the sites need.
+    """Run the donors once and keep what the swaps need.
 
-    Raises ValueError for a site outside the model or behind the answer.
+    Raises ValueError for a swap outside the model or behind the answer.
     """
     model.check_tokens(tokens)
     _, stop, _ = answer.indices(tokens.shape[1])
-    for site in sites:
-        site.check(model.config, stop)
-    if not sites:
-        raise ValueError("remember needs at least one site")
-    parts: list[list[Donation]] = [[] for _ in sites]
+    for swap in swaps:
+        swap.check(model.config, stop)
+    if not swaps:
+        raise ValueError("remember needs at least one swap")
+    parts: list[list[Donation]] = [[] for _ in swaps]
     with fast_matmul(model.device):
         params = Stack.from_models([model]).params(0)
         for rows in tokens[:, :stop].split(chunk):
             clean = _clean_run(params, model.config, rows)
-            for found, site in zip(parts, sites, strict=True):
-                found.append(_donation(clean, site))
-    return Pool(tuple(sites), tuple(Donation(*(torch.cat(x) for x in zip(*found))) for found in parts))
+            for found, swap in zip(parts, swaps, strict=True):
+                found.append(_donation(clean, swap))
+    return Pool(tuple(swaps), tuple(Donation(*(torch.cat(x) for x in zip(*found))) for found in parts))
 
 
 @torch.no_grad()
@@ -155,20 +155,20 @@ def scrub(
     tokens: Tensor,
     pool: Pool,
     donor: Tensor,
-    sites: Sequence[Site] | None = None,
+    swaps: Sequence[Swap] | None = None,
     *,
     answer: slice,
     chunk: int = 256,
 ) -> Scrubbed:
-    """Logits with the sites' values taken from each question's donor.
+    """Logits with the swaps' values taken from each question's donor.
 
     tokens Int[n, pos]; donor Int[n]: index into the pool, as `match` gives it (raises ValueError for
-    -1: leave such questions out first), or Int[n, positions] if the positions of the sites come from
-    different donors. sites: some of the pool's, default all, replaced together.
+    -1: leave such questions out first), or Int[n, positions] if the positions of the swaps come from
+    different donors. swaps: some of the pool's, default all, replaced together.
     Error: exact, equal to `run` with the same edits to 1e-5 (tested).
     """
     return scrub_all(
-        model, tokens, pool, [(donor, pool.sites if sites is None else sites)], answer=answer, chunk=chunk
+        model, tokens, pool, [(donor, pool.swaps if swaps is None else swaps)], answer=answer, chunk=chunk
     )[0]
 
 
@@ -177,16 +177,16 @@ def scrub_all(
     model: Transformer,
     tokens: Tensor,
     pool: Pool,
-    hypotheses: Sequence[tuple[Tensor, Sequence[Site]]],
+    hypotheses: Sequence[tuple[Tensor, Sequence[Swap]]],
     *,
     answer: slice,
     chunk: int = 256,
 ) -> list[Scrubbed]:
-    """`scrub` for several (donor, sites) at once: one clean pass serves all of them."""
+    """`scrub` for several (donor, swaps) at once: one clean pass serves all of them."""
     model.check_tokens(tokens)
     first, stop, _ = answer.indices(tokens.shape[1])
-    for donor, sites in hypotheses:
-        _check(tokens, pool, donor, sites)
+    for donor, swaps in hypotheses:
+        _check(tokens, pool, donor, swaps)
     with fast_matmul(model.device):
         params = Stack.from_models([model]).params(0)
         outputs: list[list[Tensor]] = [[] for _ in hypotheses]
@@ -194,36 +194,36 @@ def scrub_all(
         for start in range(0, len(tokens), chunk):
             clean = _clean_run(params, model.config, tokens[start : start + chunk, :stop])
             cleans.append(_unembed(params, model.config, clean.resid[-1][:, first:]))
-            for out, (donor, sites) in zip(outputs, hypotheses, strict=True):
-                given = {site: _given(pool, site, donor[start : start + chunk]) for site in sites}
+            for out, (donor, swaps) in zip(outputs, hypotheses, strict=True):
+                given = {swap: _given(pool, swap, donor[start : start + chunk]) for swap in swaps}
                 out.append(_edited_run(params, model.config, clean, given, cleans[-1], first))
     whole = torch.cat(cleans)
     return [Scrubbed(torch.cat(out), whole) for out in outputs]
 
 
-def _check(tokens: Tensor, pool: Pool, donor: Tensor, sites: Sequence[Site]) -> None:
-    widths = {(len(tokens), len(site.positions)) for site in sites}
+def _check(tokens: Tensor, pool: Pool, donor: Tensor, swaps: Sequence[Swap]) -> None:
+    widths = {(len(tokens), len(swap.positions)) for swap in swaps}
     if donor.shape != (len(tokens),) and widths != {tuple(donor.shape)}:
         raise ValueError(
             f"donor must be one index for each of {len(tokens)} questions (or one for each of them and "
-            f"each position of the sites), not {list(donor.shape)}"
+            f"each position of the swaps), not {list(donor.shape)}"
         )
     if donor.numel() and (int(donor.min()) < 0 or int(donor.max()) >= len(pool)):
         bad = int(((donor < 0) | (donor >= len(pool))).view(len(tokens), -1).any(1).nonzero()[0])
         raise ValueError(f"question {bad} has donor {donor[bad].tolist()}; the pool has 0..{len(pool) - 1}")
-    if not sites:
-        raise ValueError("scrub needs at least one site")
-    places = [(site.layer, site.part) for site in sites]
+    if not swaps:
+        raise ValueError("scrub needs at least one swap")
+    places = [(swap.layer, swap.part) for swap in swaps]
     if len(set(places)) < len(places):
-        raise ValueError("two sites of one layer and part: name their positions in one site")
-    for site in sites:
-        if site not in pool.sites:
-            raise ValueError(f"{site} was not remembered; the pool has {len(pool.sites)} other sites")
+        raise ValueError("two swaps of one layer and part: name their positions in one swap")
+    for swap in swaps:
+        if swap not in pool.swaps:
+            raise ValueError(f"{swap} was not remembered; the pool has {len(pool.swaps)} other swaps")
 
 
-def _given(pool: Pool, site: Site, donor: Tensor) -> Donation:
-    """The donations of a site for these donors, [n] or [n, position]."""
-    found = pool.donations[pool.sites.index(site)]
+def _given(pool: Pool, swap: Swap, donor: Tensor) -> Donation:
+    """The donations of a swap for these donors, [n] or [n, position]."""
+    found = pool.donations[pool.swaps.index(swap)]
     if donor.ndim == 1:
         return Donation(*(x[donor] for x in found))
     places = torch.arange(donor.shape[1], device=donor.device)
@@ -256,31 +256,31 @@ def _edited_run(
     params: Params,
     config: TransformerConfig,
     clean: _Run,
-    given: dict[Site, Donation],
+    given: dict[Swap, Donation],
     logits: Tensor,
     first: int,
 ) -> Tensor:
     """Logits at the answer positions with the donations in place; computed from the first change on."""
-    begin = min(min(site.positions) for site in given)
-    lowest = min(site.layer for site in given)
+    begin = min(min(swap.positions) for swap in given)
+    lowest = min(swap.layer for swap in given)
     resid = clean.resid[lowest][:, begin:]
     for layer in range(lowest, config.n_layers):
-        here = {site.part: (site, value) for site, value in given.items() if site.layer == layer}
+        here = {swap.part: (swap, value) for swap, value in given.items() if swap.layer == layer}
         q, k, v = _heads(params, config, layer, resid)
         k = torch.cat([clean.qkv[layer][1][:, :, :begin], k], 2)
         v = torch.cat([clean.qkv[layer][2][:, :, :begin], v], 2)
         scores = _scores(q, k, begin)
         z = _mix(scores, v)[0]
         if "attn" in here:
-            site, donation = here["attn"]
-            rows = [p - begin for p in site.positions]
-            z[:, :, rows] = _joined(scores[:, :, rows], v, site, donation)
+            swap, donation = here["attn"]
+            rows = [p - begin for p in swap.positions]
+            z[:, :, rows] = _joined(scores[:, :, rows], v, swap, donation)
         mid = resid + project(z.transpose(1, 2).flatten(2), params, f"{layer}.W_O", f"{layer}.b_O")
         resid = mlp_block(mid, params, layer, config)
         for part in ("mlp", "resid"):
             if part in here:
-                site, donation = here[part]
-                rows = [p - begin for p in site.positions]
+                swap, donation = here[part]
+                rows = [p - begin for p in swap.positions]
                 resid = resid.clone()
                 resid[:, rows] = donation.value + (mid[:, rows] if part == "mlp" else 0)
     if begin <= first:
@@ -311,31 +311,31 @@ def _mix(scores: Tensor, v: Tensor, keys: Tensor | None = None) -> tuple[Tensor,
     return pattern @ v, pattern.sum(-1), log_z
 
 
-def _kept(site: Site, keys: int, device: torch.device) -> Tensor:
+def _kept(swap: Swap, keys: int, device: torch.device) -> Tensor:
     kept = torch.zeros(keys, dtype=torch.bool, device=device)
-    kept[list(site.keep)] = True
+    kept[list(swap.keep)] = True
     return kept
 
 
-def _donation(clean: _Run, site: Site) -> Donation:
-    positions = list(site.positions)
-    if site.part != "attn":
-        value = clean.mlp[site.layer] if site.part == "mlp" else clean.resid[site.layer + 1]
+def _donation(clean: _Run, swap: Swap) -> Donation:
+    positions = list(swap.positions)
+    if swap.part != "attn":
+        value = clean.mlp[swap.layer] if swap.part == "mlp" else clean.resid[swap.layer + 1]
         nothing = value.new_zeros(len(value), len(positions))
         return Donation(value[:, positions], nothing, nothing)
-    q, k, v = clean.qkv[site.layer]
+    q, k, v = clean.qkv[swap.layer]
     scores = _scores(q, k, 0)[:, :, positions]
-    z, mass, log_z = _mix(scores, v, ~_kept(site, k.shape[2], k.device))
+    z, mass, log_z = _mix(scores, v, ~_kept(swap, k.shape[2], k.device))
     return Donation(*(x.transpose(1, 2) for x in (z, mass, log_z)))
 
 
-def _joined(scores: Tensor, v: Tensor, site: Site, donation: Donation) -> Tensor:
+def _joined(scores: Tensor, v: Tensor, swap: Swap, donation: Donation) -> Tensor:
     """z [n, head, position, d_head]: the donor's share and the run's own share from the kept keys."""
     given, mass, log_z = (x.transpose(1, 2) for x in donation)
-    if not site.keep:
+    if not swap.keep:
         return given
-    own, own_mass, own_log_z = _mix(scores, v, _kept(site, v.shape[2], v.device))
-    if not site.renormalise:
+    own, own_mass, own_log_z = _mix(scores, v, _kept(swap, v.shape[2], v.device))
+    if not swap.renormalise:
         return given + own
     # both in units of the larger denominator
     top = torch.maximum(log_z, own_log_z)

@@ -5,7 +5,7 @@ import torch
 
 from mi_lab.model import Transformer, TransformerConfig
 from mi_lab.run import run
-from mi_lab.scrub import Site, match, remember, scrub, scrub_all
+from mi_lab.scrub import Swap, match, remember, scrub, scrub_all
 
 ANSWER = slice(6, 9)
 
@@ -40,19 +40,19 @@ NAMES = {"attn": "attn.z", "mlp": "mlp.out", "resid": "resid_post"}
 
 @pytest.mark.parametrize("norm", ["LN", None])
 @pytest.mark.parametrize(
-    "sites",
+    "swaps",
     [
-        (Site(1, (6,)),),
-        (Site(0, (3, 7)), Site(2, (8,))),
-        (Site(1, (6, 7), "mlp"), Site(1, (6,))),
-        (Site(1, (2,), "resid"),),
-        (Site(2, (6, 7, 8), "resid"), Site(0, (5,), "mlp")),
+        (Swap(1, (6,)),),
+        (Swap(0, (3, 7)), Swap(2, (8,))),
+        (Swap(1, (6, 7), "mlp"), Swap(1, (6,))),
+        (Swap(1, (2,), "resid"),),
+        (Swap(2, (6, 7, 8), "resid"), Swap(0, (5,), "mlp")),
     ],
 )
-def test_it_equals_a_run_with_edits(data, sites, norm):
+def test_it_equals_a_run_with_edits(data, swaps, norm):
     model = make(norm)
     tokens, donors, index = data
-    names = {f"blocks.{s.layer}.{NAMES[s.part]}" for s in sites}
+    names = {f"blocks.{s.layer}.{NAMES[s.part]}" for s in swaps}
     other = run(model, donors, record=names)
 
     def edit(name, positions):
@@ -65,24 +65,24 @@ def test_it_equals_a_run_with_edits(data, sites, norm):
 
     edits = {
         f"blocks.{s.layer}.{NAMES[s.part]}": edit(f"blocks.{s.layer}.{NAMES[s.part]}", s.positions)
-        for s in sites
+        for s in swaps
     }
     expected = run(model, tokens, edit=edits).logits[:, ANSWER]
-    pool = remember(model, donors, sites, answer=ANSWER)
+    pool = remember(model, donors, swaps, answer=ANSWER)
     found = scrub(model, tokens, pool, index, answer=ANSWER, chunk=3)
     assert torch.allclose(found.clean, model(tokens)[:, ANSWER], atol=1e-5)
     assert torch.allclose(found.logits, expected, atol=1e-5)
     assert not torch.allclose(found.logits, found.clean, atol=1e-3)
 
 
-def by_hand(model, tokens, donors, index, site):
+def by_hand(model, tokens, donors, index, swap):
     """The kept share, from patterns and values of two whole runs."""
-    layer = f"blocks.{site.layer}.attn."
+    layer = f"blocks.{swap.layer}.attn."
     own = run(model, tokens, record=[layer + "scores", layer + "v"])
     other = run(model, donors[index], record=[layer + "scores", layer + "v"])
     kept = torch.zeros(10, dtype=torch.bool)
-    kept[list(site.keep)] = True
-    if site.renormalise:
+    kept[list(swap.keep)] = True
+    if swap.renormalise:
         scores = torch.where(kept, own[layer + "scores"], other[layer + "scores"])
         own_p = other_p = scores.softmax(-1)
     else:
@@ -92,7 +92,7 @@ def by_hand(model, tokens, donors, index, site):
 
     def put(value):
         value = value.clone()
-        value[:, list(site.positions)] = z[:, list(site.positions)]
+        value[:, list(swap.positions)] = z[:, list(swap.positions)]
         return value
 
     return run(model, tokens, edit={layer + "z": put}).logits[:, ANSWER]
@@ -102,24 +102,24 @@ def by_hand(model, tokens, donors, index, site):
 def test_kept_keys_stay_the_runs_own(data, renormalise):
     model = make()
     tokens, donors, index = data
-    site = Site(1, (6, 8), keep=(1, 4), renormalise=renormalise)
-    pool = remember(model, donors, [site], answer=ANSWER)
+    swap = Swap(1, (6, 8), keep=(1, 4), renormalise=renormalise)
+    pool = remember(model, donors, [swap], answer=ANSWER)
     found = scrub(model, tokens, pool, index, answer=ANSWER).logits
-    assert torch.allclose(found, by_hand(model, tokens, donors, index, site), atol=1e-5)
+    assert torch.allclose(found, by_hand(model, tokens, donors, index, swap), atol=1e-5)
 
 
 def test_a_donor_that_is_the_question_changes_nothing(data):
     model = make()
     tokens = data[0]
-    sites = [Site(0, (4, 5), keep=(1,)), Site(1, (6,), "mlp"), Site(2, (8,), "resid")]
-    pool = remember(model, tokens, sites, answer=ANSWER)
-    for found in scrub_all(model, tokens, pool, [(torch.arange(7), [s]) for s in sites], answer=ANSWER):
+    swaps = [Swap(0, (4, 5), keep=(1,)), Swap(1, (6,), "mlp"), Swap(2, (8,), "resid")]
+    pool = remember(model, tokens, swaps, answer=ANSWER)
+    for found in scrub_all(model, tokens, pool, [(torch.arange(7), [s]) for s in swaps], answer=ANSWER):
         assert torch.allclose(found.logits, found.clean, atol=1e-5)
 
 
 def test_each_position_may_have_its_own_donor(data):
     model, (tokens, donors, _) = make(), data
-    site = Site(1, (2, 5), "resid")
+    swap = Swap(1, (2, 5), "resid")
     index = torch.tensor([[0, 4], [1, 1], [2, 0], [3, 3], [4, 2], [0, 1], [2, 3]])
     other = run(model, donors, record="blocks.1.resid_post")["blocks.1.resid_post"]
 
@@ -129,7 +129,7 @@ def test_each_position_may_have_its_own_donor(data):
         return value
 
     expected = run(model, tokens, edit={"blocks.1.resid_post": put}).logits[:, ANSWER]
-    pool = remember(model, donors, [site], answer=ANSWER)
+    pool = remember(model, donors, [swap], answer=ANSWER)
     assert torch.allclose(scrub(model, tokens, pool, index, answer=ANSWER).logits, expected, atol=1e-5)
 
 
@@ -148,24 +148,24 @@ def test_match_draws_uniformly_among_equal_keys_and_never_the_avoided():
 
 
 @pytest.mark.parametrize(
-    ("site", "words"),
+    ("swap", "words"),
     [
-        (Site(3, (6,)), "layer 3"),
-        (Site(0, (9,)), "position 9"),
-        (Site(0, ()), "at least one position"),
-        (Site(0, (6,), keep=(12,)), "kept key 12"),
-        (Site(0, (6,), "mlp", keep=(1,)), "keep is a choice of keys"),
-        (Site(0, (6,), "logits"), "'attn', 'mlp' or 'resid'"),
+        (Swap(3, (6,)), "layer 3"),
+        (Swap(0, (9,)), "position 9"),
+        (Swap(0, ()), "at least one position"),
+        (Swap(0, (6,), keep=(12,)), "kept key 12"),
+        (Swap(0, (6,), "mlp", keep=(1,)), "keep is a choice of keys"),
+        (Swap(0, (6,), "logits"), "'attn', 'mlp' or 'resid'"),
     ],
 )
-def test_bad_sites_are_named(data, site, words):
+def test_bad_sites_are_named(data, swap, words):
     with pytest.raises(ValueError, match=words):
-        remember(make(), data[1], [site], answer=ANSWER)
+        remember(make(), data[1], [swap], answer=ANSWER)
 
 
 def test_bad_donors_are_named(data):
     model, (tokens, donors, index) = make(), data
-    pool = remember(model, donors, [Site(0, (6,))], answer=ANSWER)
+    pool = remember(model, donors, [Swap(0, (6,))], answer=ANSWER)
     bad = index.clone()
     bad[2] = -1
     with pytest.raises(ValueError, match="question 2 has donor -1"):
@@ -173,6 +173,6 @@ def test_bad_donors_are_named(data):
     with pytest.raises(ValueError, match="one index for each of 7"):
         scrub(model, tokens, pool, index[:3], answer=ANSWER)
     with pytest.raises(ValueError, match="not remembered"):
-        scrub(model, tokens, pool, index, [Site(1, (6,))], answer=ANSWER)
+        scrub(model, tokens, pool, index, [Swap(1, (6,))], answer=ANSWER)
     with pytest.raises(ValueError, match="has none"):
-        remember(make(d_mlp=0), donors, [Site(0, (6,), "mlp")], answer=ANSWER)
+        remember(make(d_mlp=0), donors, [Swap(0, (6,), "mlp")], answer=ANSWER)

@@ -124,7 +124,9 @@ def attention_by_relation(
 
 
 @torch.no_grad()
-def composition_matrix(model: Transformer, task: PathfindingTask, layer: int = 1, *, scaled: bool = False) -> Tensor:
+def composition_matrix(
+    model: Transformer, task: PathfindingTask, layer: int = 1, *, scaled: bool = False
+) -> Tensor:
     """S[v, u] (claim P5): how well node v, moved by layer 0's OV and MLP, matches the key of `>u` in `layer`.
 
     From the weights alone: r = o + MLP_0(LN2(o)) with o = W_E[v] W_V W_O + b_O of layer 0, S = (r W_Q)
