@@ -17,7 +17,7 @@ PACKAGE = ROOT / "mi_lab"
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("studies.base", "stack", "checkpoint", "bridge"),
-    ("run", "train", "zoo"),
+    ("run", "train", "zoo", "publish"),
     ("circuits", "ablate", "scrub", "probe", "lens", "llc", "metrics", "sweep"),
     ("claims", "plot", "live", "ledger"),
     ("studies.*",),
@@ -31,6 +31,7 @@ ALSO = {
     ("live", "plot"),  # an attention view has a static drawing
     ("zoo", "train"),  # a zoo entry names the recipe that made it
     ("train", "run"),
+    ("publish", "train"),
     ("llc", "metrics"),
     ("scrub", "ablate"),
     ("scrub", "metrics"),

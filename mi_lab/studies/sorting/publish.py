@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from mi_lab import checkpoint
-from mi_lab.checkpoint import CheckpointError, load_tensors
+from mi_lab import publish as published
 from mi_lab.metrics import score
-from mi_lab.stack import Stack
+from mi_lab.publish import Place, finished, provenance, weights, write_seeds, write_steps
 from mi_lab.studies.sorting import measure
 from mi_lab.studies.sorting.circuit import attribution, copying_margin, count_runs
 from mi_lab.studies.sorting.recipes import CHECKPOINTS, recipes
-from mi_lab.train import Recipe, describe
+from mi_lab.train import Recipe
 
-PUBLISHED = Path(__file__).parents[2] / "published" / "sorting"
+PUBLISHED = published.PUBLISHED / "sorting"
 CURVES = Path(__file__).parent / "curves"
 KEPT_STEPS = {  # weights in mid-training, for the explorers and the LLC
     "paper": dict.fromkeys(range(1, 8), (250, 500, 1000, 2000, 4000)) | {0: CHECKPOINTS},
@@ -33,71 +31,26 @@ KEPT_STEPS = {  # weights in mid-training, for the explorers and the LLC
 }
 
 
-class Place(NamedTuple):
-    """Where one seed's run lies: its folder, and its place in the stack that trained there."""
-
-    folder: Path
-    index: int
-
-
-def finished(runs: Path, recipe: Recipe) -> dict[int, Place]:
-    """Place of every seed whose run is complete; on a GPU all seeds train in one folder."""
-    out = {}
-    for folder in sorted((runs / recipe.name).glob("seed-*")):
-        if (folder / f"step-{recipe.steps:07d}.safetensors").exists():
-            seeds = load_tensors(folder / "state.safetensors")[1]["seeds"]
-            out |= {int(seed): Place(folder, i) for i, seed in enumerate(seeds)}
-    return dict(sorted(out.items()))
-
-
-def weights(place: Place, recipe: Recipe, step: int) -> Stack:
-    """One kept step of one seed, rounded to fp16 as published."""
-    tensors, meta = load_tensors(place.folder / f"step-{step:07d}.safetensors")
-    if meta["digest"] != recipe.digest:
-        raise CheckpointError(f"{place.folder} was trained by another version of recipe {recipe.name!r}")
-    return Stack(recipe.config, tensors["flat"][place.index : place.index + 1].half().float())
-
-
 def publish(runs: Path, recipe: Recipe) -> str:
     """Write one recipe's files; returns a line that says what was written."""
     places = finished(runs, recipe)
     if not places:
         return f"{recipe.name}: no finished seed in {runs / recipe.name}"
-    states = [load_tensors(folder / "state.safetensors")[1] for folder, _ in places.values()]
-    provenance = {
-        "study": "sorting",
-        "recipe": recipe.to_dict(),
-        "digest": recipe.digest,
-        "task": describe(recipe.task),
-        "description": recipe.description,
-        "command": f"mi-lab train sorting/{recipe.name}",
-        "device": sorted({state["device"] for state in states}),
-        "seconds": [round(state["seconds"], 1) for state in states],
-        "versions": states[0]["versions"],
-        "diverged": {k: v for state in states for k, v in dict(state["diverged"]).items()},
-    }
+    about = provenance("sorting", recipe, places)
     final = [weights(place, recipe, recipe.steps) for place in places.values()]
     task = measure.task_of(recipe.name)
     losses = [score(s.model(0), task, measure.lists(task, 2000)) for s in final]
-    provenance["metrics"] = {
+    about["metrics"] = {
         "token accuracy": [round(float(x.correct.float().mean()), 5) for x in losses],
         "list accuracy": [round(float(x.correct.all(1).float().mean()), 5) for x in losses],
         "loss": [round(float(x.nll.mean()), 5) for x in losses],
         "sample": "2,000 fresh lists per seed, teacher-forced",
     }
-    stack = Stack(recipe.config, torch.cat([s.flat for s in final]))
-    checkpoint.save(
-        PUBLISHED / f"{recipe.name}.safetensors", stack, labels=tuple(places), provenance=provenance
-    )
+    write_seeds(PUBLISHED / f"{recipe.name}.safetensors", recipe, places, about)
     for seed, steps in KEPT_STEPS.get(recipe.name, {}).items():
         if seed in places:
-            many = torch.cat([weights(places[seed], recipe, step).flat for step in steps])
-            checkpoint.save(
-                PUBLISHED / f"{recipe.name}_steps" / f"seed-{seed}.safetensors",
-                Stack(recipe.config, many),
-                labels=steps,
-                provenance={**provenance, "seed": seed, "labels are": "steps"},
-            )
+            path = PUBLISHED / f"{recipe.name}_steps" / f"seed-{seed}.safetensors"
+            write_steps(path, recipe, seed, places[seed], steps, about)
     if len(recipe.checkpoints) > 10:
         curves(recipe, places)
     return f"{recipe.name}: {len(places)} seeds"

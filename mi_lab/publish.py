@@ -1,0 +1,79 @@
+"""From training folders to published checkpoints: what every study's `publish` shares.
+
+`fit(recipe, out=RUNS)` leaves one folder per seed (per stack on a GPU) with the resumable state and
+the kept steps. Published files hold the fp16 weights of all seeds at one step, or of one seed at
+several, with their provenance. A study adds its own metrics: see `mi_lab.studies.*.publish`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mi_lab import checkpoint
+from mi_lab.checkpoint import CheckpointError, load_tensors
+from mi_lab.stack import Stack
+from mi_lab.train import Recipe, describe
+
+PUBLISHED = Path(__file__).parent / "published"
+
+
+class Place(NamedTuple):
+    """Where one seed's run lies: its folder, and its place in the stack that trained there."""
+
+    folder: Path
+    index: int
+
+
+def finished(runs: Path, recipe: Recipe) -> dict[int, Place]:
+    """Place of every seed whose run is complete; on a GPU all seeds train in one folder."""
+    out = {}
+    for folder in sorted((runs / recipe.name).glob("seed-*")):
+        if (folder / f"step-{recipe.steps:07d}.safetensors").exists():
+            seeds = load_tensors(folder / "state.safetensors")[1]["seeds"]
+            out |= {int(seed): Place(folder, i) for i, seed in enumerate(seeds)}
+    return dict(sorted(out.items()))
+
+
+def weights(place: Place, recipe: Recipe, step: int) -> Stack:
+    """One kept step of one seed, rounded to fp16 as published."""
+    tensors, meta = load_tensors(place.folder / f"step-{step:07d}.safetensors")
+    if meta["digest"] != recipe.digest:
+        raise CheckpointError(f"{place.folder} was trained by another version of recipe {recipe.name!r}")
+    return Stack(recipe.config, tensors["flat"][place.index : place.index + 1].half().float())
+
+
+def provenance(study: str, recipe: Recipe, places: Mapping[int, Place]) -> dict[str, Any]:
+    """What made these weights, as every published file says it."""
+    states = [load_tensors(folder / "state.safetensors")[1] for folder, _ in places.values()]
+    return {
+        "study": study,
+        "recipe": recipe.to_dict(),
+        "digest": recipe.digest,
+        "task": describe(recipe.task),
+        "description": recipe.description,
+        "command": f"mi-lab train {study}/{recipe.name}",
+        "device": sorted({state["device"] for state in states}),
+        "seconds": [round(state["seconds"], 1) for state in states],
+        "versions": states[0]["versions"],
+        "diverged": {k: v for state in states for k, v in dict(state["diverged"]).items()},
+    }
+
+
+def write_seeds(path: Path, recipe: Recipe, places: Mapping[int, Place], about: Mapping[str, Any]) -> None:
+    """All seeds at the last step in one file, labelled by seed."""
+    final = torch.cat([weights(place, recipe, recipe.steps).flat for place in places.values()])
+    checkpoint.save(path, Stack(recipe.config, final), labels=tuple(places), provenance=about)
+
+
+def write_steps(
+    path: Path, recipe: Recipe, seed: int, place: Place, steps: Iterable[int], about: Mapping[str, Any]
+) -> None:
+    """One seed at several steps in one file, labelled by step."""
+    steps = tuple(steps)
+    many = torch.cat([weights(place, recipe, step).flat for step in steps])
+    more = {**about, "seed": seed, "labels are": "steps"}
+    checkpoint.save(path, Stack(recipe.config, many), labels=steps, provenance=more)
