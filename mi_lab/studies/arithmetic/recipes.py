@@ -1,0 +1,155 @@
+"""Training recipes of the arithmetic study.
+
+The *compact zoo* has a recipe for every configuration of the paper's tables (digits, layers, heads,
+kind), at a width that one CPU core trains: d_model 96 and heads of 32 where the paper has 510 and
+170. A name is the paper's without steps and seed: `add_d6_l2_h3`, `sub_d8_l2_h3`, `mix_d6_l3_h4`,
+`ins1_mix_d6_l3_h4`. 3-digit models are ours: all of their questions can be checked.
+
+The optimiser is the paper's (AdamW, betas 0.9 and 0.98, weight decay 0.1); batch, learning rate,
+schedule and clipping are ours: 1e-3 and batch 128 instead of 8e-5 and 64, so that 2000 to 12,000
+steps do what took 15,000 to 85,000. `paper` and `paper_mix` have the paper's width.
+
+Models `ins*` start from an addition model: `starts` says from which and what is copied (see
+`transfer`). GrokFast twins are in the table of the paper's models only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mi_lab.model import TransformerConfig
+from mi_lab.studies.arithmetic.paper_table import ROWS, Row
+from mi_lab.studies.arithmetic.task import ArithmeticTask
+from mi_lab.studies.arithmetic.transfer import FromDonor
+from mi_lab.train import Recipe, log_steps
+
+SEEDS = (0, 1, 2)
+# Share of subtraction: the authors' 66 of 100 in mixed models, 80 where addition is there from the start.
+SHARE = {"mix": 0.66, "ins1": 0.80, "ins2": 0.80, "ins3": 0.80}
+OPERATIONS = {"add": "+", "sub": "-"}
+
+
+def config(task: ArithmeticTask, layers: int = 2, heads: int = 3, width: int = 96) -> TransformerConfig:
+    """ReLU MLP of 4 d_model, pre-LayerNorm, heads of a third of d_model whatever their number: as in the paper."""
+    return TransformerConfig(
+        n_layers=layers, n_heads=heads, d_model=width, d_head=width // 3, d_mlp=4 * width,
+        n_ctx=task.n_ctx, d_vocab=len(task.vocab),
+    )  # fmt: skip
+
+
+def steps(kind: str, digits: int) -> int:
+    """How long a compact model trains: pilots for 3 and 5 digits, in proportion in between and beyond."""
+    base = 2000 if digits <= 3 else min(1000 * digits, 12_000)
+    return base if kind == "add" else 2 * base
+
+
+def compact(kind: str, digits: int, layers: int, heads: int, **changes: object) -> Recipe:
+    """The recipe of one configuration at compact width."""
+    task = ArithmeticTask(digits, OPERATIONS.get(kind, "+-"), SHARE.get(kind, 0.66))  # type: ignore[arg-type]
+    length = int(changes.pop("steps", steps(kind, digits)))  # type: ignore[call-overload]
+    recipe = Recipe(
+        name=Row(kind, digits, layers, heads, *[None] * 7).cell,  # type: ignore[arg-type]
+        task=task,
+        config=config(task, layers, heads),
+        optimiser="adamw",
+        lr=1e-3,
+        betas=(0.9, 0.98),
+        weight_decay=0.1,
+        batch=128,
+        steps=length,
+        warmup=length // 10,
+        decay="cosine",
+        final_lr=0.0,
+        clip=1.0,
+        seeds=SEEDS if digits <= 6 else SEEDS[:1],
+        checkpoints=log_steps(length, 20, first=50),
+        description=f"{layers} layers of {heads} heads, {digits} digits, {WORDS[kind]}.",
+    )
+    return replace(recipe, **changes)  # type: ignore[arg-type]
+
+
+WORDS = {
+    "add": "addition",
+    "sub": "subtraction",
+    "mix": "addition and subtraction",
+    "ins1": "both, started from an addition model",
+    "ins2": "both, from an addition model whose useful heads are put back every 100 steps",
+    "ins3": "both, from an addition model whose heads and MLPs are put back every 100 steps",
+}
+# Ours beside the paper's: small enough to check every question, and the twins that claims compare.
+OURS = (
+    ("add", 3, 2, 3), ("add", 3, 1, 3), ("sub", 3, 2, 3), ("mix", 3, 2, 3), ("mix", 3, 3, 4),
+    ("ins1", 3, 2, 3), ("ins1", 3, 3, 4), ("sub", 5, 1, 3), ("mix", 5, 2, 3),
+)  # fmt: skip
+# Copies of `ins1` that differ in what is copied, to find out what helps.
+VARIANTS = {
+    "output": "As ins1, with the donor's W_O and b_O.",
+    "whole": "As ins1, with everything: the addition circuit is whole at step 0.",
+    "shuffled": "As ins1, from a donor whose entries are shuffled: same norms, no circuit.",
+    "permuted": "As ins1, from a donor whose heads and neurons are renumbered: same function.",
+    "subtraction": "As ins1, from a subtraction model.",
+}
+CELLS = tuple(dict.fromkeys(
+    [*OURS, *((row.kind, row.digits, row.layers, row.heads) for row in ROWS if not row.grokfast)]
+))  # fmt: skip
+
+
+def wide(name: str, kind: str, layers: int, heads: int, description: str) -> Recipe:
+    """Six digits at the paper's width."""
+    recipe = compact(kind, 6, layers, heads)
+    return replace(
+        recipe,
+        name=name,
+        config=config(recipe.task, layers, heads, width=510),  # type: ignore[arg-type]
+        lr=3e-4,
+        precision="bf16",
+        seeds=(0,),
+        description=description,
+    )
+
+
+def equal_mix(name: str, kind: str, digits: int, layers: int, heads: int) -> Recipe:
+    """A mixed model from scratch with the share of subtraction of those that start from a donor."""
+    recipe = compact(kind, digits, layers, heads)
+    task = replace(recipe.task, subtraction=SHARE["ins1"])  # type: ignore[type-var]
+    return replace(recipe, name=name, task=task, description=f"{recipe.description[:-1]}, 80 % subtraction.")
+
+
+PAPER = wide("paper", "add", 2, 3, "The paper's 6-digit addition model: d_model 510, our shorter schedule.")
+PAPER_MIX = wide("paper_mix", "ins1", 3, 4, "The paper's 6-digit mixed model, started from `paper`.")
+_all = [
+    PAPER,
+    PAPER_MIX,
+    *(compact(*cell) for cell in CELLS),
+    *(equal_mix(f"mix_d{n}_l2_h3_80", "mix", n, 2, 3) for n in (3, 5)),
+    *(
+        replace(compact("ins1", n, 2, 3), name=f"ins1_mix_d{n}_l2_h3_{variant}", description=text)
+        for n in (3, 5)
+        for variant, text in VARIANTS.items()
+    ),
+]
+
+
+def _start(name: str, digits: int) -> FromDonor:
+    """What a model of this name starts from; the donor has the same width, 2 layers and 3 heads."""
+    if name == PAPER_MIX.name:
+        return FromDonor(PAPER)
+    donor = FromDonor(compact("add", digits, 2, 3))
+    if name.startswith("ins2"):
+        return replace(donor, again="heads", every=100)
+    if name.startswith("ins3"):
+        return replace(donor, again="heads_and_mlps", every=100)
+    ending = name.rsplit("_", 1)[-1]
+    if ending in ("shuffled", "permuted"):
+        return replace(donor, variant=ending)
+    if ending in ("output", "whole"):
+        return replace(donor, parts={"output": "with_output"}.get(ending, ending))
+    if ending == "subtraction":
+        return replace(donor, donor=compact("sub", digits, 2, 3))
+    return donor
+
+
+# Recipes that `fit` trains as they are, and those that start from a donor.
+recipes: dict[str, Recipe] = {r.name: r for r in _all if not r.name.startswith(("ins", "paper_mix"))}
+initialised: dict[str, Recipe] = {r.name: r for r in _all if r.name not in recipes}
+starts: dict[str, FromDonor] = {name: _start(name, r.task.digits) for name, r in initialised.items()}  # type: ignore
