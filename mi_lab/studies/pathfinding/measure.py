@@ -1,0 +1,227 @@
+"""Measurements of the pathfinding study, one function per question; claims and chapter share them.
+
+Everything is deterministic: evaluation trees come from generators seeded here, with seeds that no
+training run uses, and are the same for every model of a task.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mi_lab import zoo
+from mi_lab.metrics import Interval, wilson
+from mi_lab.model import Transformer
+from mi_lab.run import run
+from mi_lab.stack import Stack, fast_matmul, forward
+from mi_lab.studies.pathfinding.baselines import by_length
+from mi_lab.studies.pathfinding.circuit import patterns, to_ancestors
+from mi_lab.studies.pathfinding.recipes import recipes
+from mi_lab.studies.pathfinding.task import Order, PathfindingTask
+from mi_lab.train import DATA_SEED, POOL, Recipe
+
+# Far from every training generator. Below 2^32, because torch's CPU generator drops the higher bits.
+EVALUATION = 0xE7A1_0000
+Truth = Mapping[str, Tensor]
+
+
+class Trees(NamedTuple):
+    """Evaluation trees: their task, tokens Int[n, pos] and ground truth (`PathfindingTask.variables`)."""
+
+    task: PathfindingTask
+    tokens: Tensor
+    truth: dict[str, Tensor]
+
+    def where(self, keep: Tensor, limit: int | None = None) -> Trees:
+        """Those trees only (Bool[n]), at most `limit` of them."""
+        index = keep.nonzero()[:limit, 0]
+        return Trees(self.task, self.tokens[index], {k: v[index] for k, v in self.truth.items()})
+
+
+def task_of(recipe: str, **knobs: object) -> PathfindingTask:
+    """The task of a recipe with fresh trees, some knobs changed."""
+    return replace(recipes[recipe].task, **{"trees": None, **knobs})  # type: ignore[arg-type, type-var]
+
+
+@functools.lru_cache(maxsize=64)
+def trees(task: PathfindingTask, n: int, seed: int = 0) -> Trees:
+    """n fresh trees of this task, the same for every model."""
+    tokens = task.sample(n, generator=torch.Generator().manual_seed(EVALUATION + seed))
+    return Trees(task, tokens, task.variables(tokens))
+
+
+def published(recipe: str) -> bool:
+    """Are models of this recipe published?"""
+    return f"pathfinding/{recipe}" in zoo.files()
+
+
+def seeds_of(recipe: str, fast: bool = False) -> tuple[int, ...]:
+    """Published seeds of a recipe; the first one if `fast`."""
+    return zoo.read(f"pathfinding/{recipe}").labels[: 1 if fast else None]
+
+
+@functools.lru_cache(maxsize=64)
+def model(recipe: str, seed: int) -> Transformer:
+    """A published model, loaded once."""
+    return zoo.load(f"pathfinding/{recipe}", seed)
+
+
+def sources(*names: str) -> dict[str, str]:
+    """SHA-256 of the checkpoints that a measurement used."""
+    return {name: zoo.sha256(f"pathfinding/{name}") for name in names}
+
+
+@torch.no_grad()
+def logits(model: Transformer, tokens: Tensor, answer: slice, *, chunk: int = 256) -> Tensor:
+    """Logits[n, answer, vocab] by the fast forward."""
+    params = Stack.from_models([model]).params(0)
+    with fast_matmul(model.device):
+        return torch.cat([forward(params, model.config, rows, answer) for rows in tokens.split(chunk)])
+
+
+def right_tokens(task: PathfindingTask, tokens: Tensor, found: Tensor) -> Tensor:
+    """Bool[n, answer]: argmax of logits [n, answer, vocab] is right, or the position isn't graded."""
+    weights = task.weights(tokens)
+    right = found.argmax(-1) == tokens[:, task.answer.start + 1 : task.answer.stop + 1]
+    return right if weights is None else right | (weights == 0)
+
+
+def exact(model: Transformer, some: Trees) -> Tensor:
+    """Bool[n]: whole path and stop right (free-running and teacher-forced agree, see the task)."""
+    found = logits(model, some.tokens, some.task.answer)
+    return right_tokens(some.task, some.tokens, found).all(1)
+
+
+def token_accuracy(model: Transformer, some: Trees) -> float:
+    """Share of graded tokens that are right: 0.89 for random descent."""
+    weights = some.task.weights(some.tokens)
+    right = right_tokens(some.task, some.tokens, logits(model, some.tokens, some.task.answer))
+    return float(right.float().mean() if weights is None else (right * weights).sum() / weights.sum())
+
+
+class Accuracy(NamedTuple):
+    """exact: overall, Wilson 95 %. by_length [P]. branch: share of real choices that are right, with the
+    right path so far. hard: first steps right on trees whose other side is at least as deep."""
+
+    exact: Interval
+    by_length: tuple[float, ...]
+    branch: float
+    hard: float
+    n: int
+
+
+def accuracy(model: Transformer, some: Trees) -> Accuracy:
+    """Everything P1 asks, on these trees."""
+    truth = some.truth
+    right = right_tokens(some.task, some.tokens, logits(model, some.tokens, some.task.answer))
+    whole = right.all(1)
+    hard = truth["hard"]
+    return Accuracy(
+        wilson(int(whole.sum()), len(whole)),
+        tuple(by_length(whole, truth, some.task.longest_path).tolist()),
+        float(right[truth["branch"]].float().mean()),
+        float(right[hard, 0].float().mean()) if hard.any() else float("nan"),
+        len(whole),
+    )
+
+
+def training_fingerprints(recipe: Recipe, seed: int) -> Tensor:
+    """Int64[trees]: hashes of every tree that a seed was trained on, by drawing its data again (sorted)."""
+    generator = torch.Generator().manual_seed(DATA_SEED + seed)
+    task = recipe.task
+    assert isinstance(task, PathfindingTask)
+    pools = -(-recipe.steps // POOL)
+    found = [task.fingerprint(task.sample(POOL * recipe.batch, generator=generator)) for _ in range(pools)]
+    return torch.cat(found)[: recipe.steps * recipe.batch].sort().values
+
+
+def among(fingerprints: Tensor, sorted_others: Tensor) -> Tensor:
+    """Bool[n]: is each hash one of the others?"""
+    place = torch.searchsorted(sorted_others, fingerprints).clamp(max=len(sorted_others) - 1)
+    return sorted_others[place] == fingerprints
+
+
+def ancestors_attended(model: Transformer, some: Trees, *, count: int = 8) -> Tensor:
+    """Float[n, layer, k]: attention of the root token to `>anc_k` of the goal, heads summed."""
+    position = some.task.root_position
+    seen = patterns(model, some.tokens[:, : position + 1], [position])[:, :, :, 0].sum(2)
+    return to_ancestors(some.truth, seen, count=count)
+
+
+def deduction(model: Transformer, some: Trees) -> list[float]:
+    """D_1, D_2, ..: mean attention of the root token in layer l to `>anc_{l-1}`, over trees with P >= l (P4)."""
+    seen = ancestors_attended(model, some)
+    enough = some.truth["length"]
+    layers = range(1, model.config.n_layers)
+    return [float(seen[enough >= layer, layer, layer - 1].nanmean()) for layer in layers]
+
+
+# ---- attention knock-out ----
+
+
+def positions(task: PathfindingTask, kind: str) -> list[int]:
+    """Positions of a token class: sources, targets, commas (with `|`), tail (`|`, goal, `:`), path, or the
+    authors' seven registers (`registers`: source A_12, comma, A_13, comma, A_14, `|`, goal)."""
+    edge, root = 3 * task.n_edges, task.root_position
+    table = {
+        "sources": list(range(0, edge, 3)),
+        "targets": list(range(1, edge, 3)),
+        "commas": list(range(2, edge, 3)),
+        "edges": list(range(edge - 1)),
+        "tail": [edge - 1, edge, edge + 1],
+        "path": list(range(root, task.answer.stop)),
+        "registers": [edge - 9, edge - 7, edge - 6, edge - 4, edge - 3, edge - 1, edge],
+    }
+    if kind not in table:
+        raise ValueError(f"token classes are {', '.join(table)}, not {kind!r}")
+    return table[kind]
+
+
+@torch.no_grad()
+def blocked(
+    model: Transformer,
+    some: Trees,
+    queries: Sequence[int],
+    keys: Sequence[int],
+    *,
+    layers: Iterable[int] | None = None,
+    own_edge: bool = True,
+    chunk: int = 128,
+) -> Tensor:
+    """Bool[n, answer]: graded tokens right when these queries can't look at these keys (before the softmax).
+
+    layers: default all but the first, which gathers edges and goal. own_edge: whether a token of an edge may
+    still look at the tokens of its own edge. A token may always look at itself.
+    """
+    layers = range(1, model.config.n_layers) if layers is None else layers
+    pos = some.task.answer.stop
+    hit = torch.zeros(pos, pos, dtype=torch.bool)
+    hit[torch.tensor(queries)[:, None], torch.tensor(keys)] = True
+    hit.fill_diagonal_(False)
+    if own_edge:
+        edge = torch.arange(pos) // 3
+        same = (edge[:, None] == edge) & (torch.arange(pos) < 3 * some.task.n_edges)
+        hit &= ~(same & same.T)
+
+    def edit(scores: Tensor) -> Tensor:
+        return scores.masked_fill(hit, -torch.inf)
+
+    edits = {f"blocks.{layer}.attn.scores": edit for layer in layers}
+    found = []
+    with fast_matmul(model.device):
+        for rows in some.tokens.split(chunk):
+            out = run(model, rows[:, :pos], edit=edits).logits[:, some.task.answer]
+            found.append(right_tokens(some.task, rows, out))
+    return torch.cat(found)
+
+
+__all__ = [
+    "Accuracy", "Order", "Trees", "accuracy", "among", "ancestors_attended", "blocked", "deduction", "exact",
+    "logits", "model", "positions", "published", "right_tokens", "seeds_of", "sources", "task_of",
+    "token_accuracy", "training_fingerprints", "trees",
+]  # fmt: skip
