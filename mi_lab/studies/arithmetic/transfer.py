@@ -148,7 +148,7 @@ class FromDonor:
 
     def model(self, seed: int, out: Path | str | None = None) -> Transformer:
         """The donor of this seed, from its run in `out` or trained now, as the variant says."""
-        donor = fit(self.donor, seeds=(seed,), device="cpu", out=out, progress=False).model()
+        donor = fit(self.donor, seeds=(seed,), out=out, progress=False).model().cpu()
         if self.variant == "true":
             return donor
         generator = torch.Generator().manual_seed(0xD0_0000 + seed)
