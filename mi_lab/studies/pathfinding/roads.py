@@ -19,14 +19,14 @@ since donors share it. Source: ours, after section 6C of the dossier.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mi_lab.model import Transformer
-from mi_lab.scrub import Swap, remember, scrub
+from mi_lab.scrub import Swap, remember, scrub_all
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
 Direction = Literal["up", "down", "both", "none"]
@@ -111,16 +111,18 @@ def memory_test(
     task: PathfindingTask,
     tokens: Tensor,
     truth: Mapping[str, Tensor],
-    layer: int,
+    layers: Sequence[int],
     direction: Direction,
     k: int,
     *,
     generator: torch.Generator,
-) -> Recovery:
-    """Every edge's three tokens after `layer` from a donor of its own that shares only F (module text).
+    chunk: int = 32,
+) -> list[Recovery]:
+    """Every edge's three tokens after each of `layers`, from a donor of its own that shares only F.
 
-    direction "none": F is empty, even the edge itself is renamed: the control that must fail. "both": up
-    and down.
+    F: see the module's text; direction "none": F is empty, even the edge itself is renamed, the control
+    that must fail; "both": up and down. One pass over the donors (one per question and edge) serves
+    all layers; in each test one layer is replaced. Returns a `Recovery` for each layer.
     """
     edges, parent = task.n_edges, truth["parent"]
     source = tokens[:, 0 : 3 * edges : 3] - task.first_bare
@@ -133,23 +135,23 @@ def memory_test(
     if direction in ("down", "both"):
         fixed |= descendants_within(parent, target, k)
     answer = slice(task.root_position, task.root_position + 1)
-    positions = tuple(range(3 * edges - 1))
-    swap = Swap(layer, positions, "resid")
-    donor_of = torch.arange(3 * edges - 1) // 3
-    found: list[Tensor] = []
+    width = 3 * edges - 1  # what stands behind the edges is not read: causality
+    swaps = [Swap(layer, tuple(range(width)), "resid") for layer in layers]
+    donor_of = torch.arange(width) // 3
+    found: list[list[Tensor]] = [[] for _ in layers]
     clean: list[Tensor] = []
-    for start in range(0, len(tokens), 32):
-        rows = tokens[start : start + 32]
+    for start in range(0, len(tokens), chunk):
+        rows = tokens[start : start + chunk]
         many = rows.repeat_interleave(edges, 0)
-        donors = relabelled(task, many, fixed[start : start + 32].flatten(0, 1), generator=generator)
-        # what stands behind the edges is not read: causality
-        pool = remember(model, donors[:, : 3 * edges - 1], [swap], answer=slice(0, 3 * edges - 1))
+        donors = relabelled(task, many, fixed[start : start + chunk].flatten(0, 1), generator=generator)
+        pool = remember(model, donors[:, :width], swaps, answer=slice(0, width))
         index = torch.arange(len(rows))[:, None] * edges + donor_of
-        out = scrub(model, rows, pool, index, answer=answer)
-        some = {name: value[start : start + 32] for name, value in truth.items()}
-        found.append(first_step(task, some, out.logits[:, 0]))
-        clean.append(first_step(task, some, out.clean[:, 0]))
-    return Recovery(torch.cat(found), torch.cat(clean))
+        outs = scrub_all(model, rows, pool, [(index, [swap]) for swap in swaps], answer=answer)
+        some = {name: value[start : start + chunk] for name, value in truth.items()}
+        for part, out in zip(found, outs, strict=True):
+            part.append(first_step(task, some, out.logits[:, 0]))
+        clean.append(first_step(task, some, outs[0].clean[:, 0]))
+    return [Recovery(torch.cat(part), torch.cat(clean)) for part in found]
 
 
 def pointer_test(
@@ -157,13 +159,13 @@ def pointer_test(
     task: PathfindingTask,
     tokens: Tensor,
     truth: Mapping[str, Tensor],
-    layer: int,
+    layers: Sequence[int],
     direction: Direction,
     k: int,
     *,
     generator: torch.Generator,
-) -> Recovery:
-    """The root token after `layer` from a donor that shares only F (module text); "none": F is empty."""
+) -> list[Recovery]:
+    """The root token after each of `layers` from a donor that shares only F (module text)."""
     parent = truth["parent"]
     fixed = torch.zeros_like(truth["leaf"])
     if direction != "none":
@@ -175,7 +177,9 @@ def pointer_test(
         fixed |= descendants_within(parent, truth["root"], k)
     donors = relabelled(task, tokens, fixed, generator=generator)
     answer = slice(task.root_position, task.root_position + 1)
-    swap = Swap(layer, (task.root_position,), "resid")
-    pool = remember(model, donors, [swap], answer=answer)
-    out = scrub(model, tokens, pool, torch.arange(len(tokens)), answer=answer)
-    return Recovery(first_step(task, truth, out.logits[:, 0]), first_step(task, truth, out.clean[:, 0]))
+    swaps = [Swap(layer, (task.root_position,), "resid") for layer in layers]
+    pool = remember(model, donors, swaps, answer=answer)
+    every = torch.arange(len(tokens))
+    outs = scrub_all(model, tokens, pool, [(every, [swap]) for swap in swaps], answer=answer)
+    clean = first_step(task, truth, outs[0].clean[:, 0])
+    return [Recovery(first_step(task, truth, out.logits[:, 0]), clean) for out in outs]

@@ -1,0 +1,163 @@
+"""P17: which algorithm? Hypotheses about what edges and the root token carry, run on every model.
+
+Forward reachability (edges gather what lies below them), pointer jumping (edges gather what lies
+above) and chaining (edges hold only themselves) are told apart by renaming nodes, see
+`mi_lab.studies.pathfinding.roads`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+
+from mi_lab.claims import Accept, Claim, Control, Measurement
+from mi_lab.studies.pathfinding import measure as m
+from mi_lab.studies.pathfinding.circuit import untrained_twin
+from mi_lab.studies.pathfinding.claims.common import OURS, Row, table
+from mi_lab.studies.pathfinding.roads import Direction, memory_test, pointer_test
+
+N = 100
+REACH = 15  # levels: as far as the tree goes
+# The paper's size, and the small models that solve their task in backward order by another road.
+MODELS = ("paper", "quick")
+
+HYPOTHESES: tuple[tuple[str, Direction, int], ...] = (
+    ("edge", "up", 0),
+    ("up", "up", REACH),
+    ("down", "down", REACH),
+    ("both", "both", REACH),
+    ("nothing", "none", 0),
+)
+
+
+@functools.lru_cache(maxsize=64)
+def roads(recipe: str, seed: int, order: str, *, twin: bool = False) -> Row:
+    """Recovered logit difference at the first step, worst layer for each hypothesis.
+
+    Trees whose other side is at least as deep, P >= 3. Worst over layers 1 .. L-2: after
+    the last one nothing reads edges any more.
+    """
+    model = m.model(recipe, seed)
+    model = untrained_twin(model, seed) if twin else model
+    task = m.task_of(recipe, order=order)
+    some = m.trees(task, 30 * N)
+    some = some.where(some.truth["hard"] & (some.truth["length"] >= 3), N)
+    generator = torch.Generator().manual_seed(m.EVALUATION + 17)
+    args = (model, task, some.tokens, some.truth)
+    row: Row = {}
+    inner = range(1, model.config.n_layers - 1)
+    for name, direction, k in HYPOTHESES:
+        found = memory_test(*args, inner, direction, k, generator=generator)
+        worst = min(found, key=lambda r: r.recovered)
+        row[f"memory {name}"] = worst.recovered
+        row[f"memory {name}, correct"] = worst.correct
+        row["clean, correct"] = worst.clean_correct
+        if name not in ("edge", "both"):
+            pointers = pointer_test(*args, inner, direction, k, generator=generator)
+            row[f"pointer {name}"] = min(r.recovered for r in pointers)
+    return row
+
+
+def _measure(
+    order: str, models: Sequence[str] = MODELS, *, twin: bool = False
+) -> Callable[[bool], Measurement]:
+    def run(fast: bool) -> Measurement:
+        there = [name for name in models if m.published(name)]
+        units, rows = [], []
+        for name in there:
+            for seed in m.seeds_of(name, fast):
+                units.append(f"{name} seed {seed}")
+                rows.append(roads(name, seed, order, twin=twin))
+        return table(
+            units, rows, "memory down", sample=f"{N} trees with the other side as deep, P >= 3; a donor for every edge",
+            sources=m.sources(*there),
+        )  # fmt: skip
+
+    return run
+
+
+def _swapped(order: str) -> Callable[[bool], Measurement]:
+    """Ancestors in the place of descendants and the other way round: the hypothesis must fail."""
+    real = _measure(order)
+
+    def run(fast: bool) -> Measurement:
+        found = real(fast)
+        values = dict(found.values)
+        values["memory up"], values["memory down"] = found.values["memory down"], found.values["memory up"]
+        return Measurement(found.units, values, found.headline, found.sample)
+
+    return run
+
+
+def _renamed(order: str) -> Callable[[bool], Measurement]:
+    """Everything renamed, the edge itself too, in the place of each hypothesis."""
+    real = _measure(order)
+
+    def run(fast: bool) -> Measurement:
+        found = real(fast)
+        values = dict(found.values)
+        for name in ("edge", "up", "down"):
+            values[f"memory {name}"] = found.values["memory nothing"]
+        return Measurement(found.units, values, found.headline, found.sample)
+
+    return run
+
+
+P17 = Claim(
+    "P17",
+    "Forward reachability: edges gather the nodes below them",
+    f"{OURS}; the competing algorithm of Saparov et al. 2024",
+    "In backward order the tokens of an edge carry the names of its descendants: donors that share only those "
+    "serve, donors that share only its ancestors don't.",
+    "not in the paper, whose model climbs from the goal",
+    Accept(
+        "memory, worst layer: descendants recover >= .85 of the first step's logit difference, ancestors <= .70",
+        lambda r: r["memory down"] >= 0.85 and r["memory up"] <= 0.70,
+    ),
+    _measure("backward"),
+    (
+        Control("ancestors and descendants exchanged", _swapped("backward")),
+        Control("everything renamed", _renamed("backward")),
+        Control("untrained twin", _measure("backward", twin=True)),
+    ),
+    "Donors share the tree's shape: whether depth is used is not asked. Formed after a look at small models "
+    "(8 and 10 nodes), before the full-size model was trained.",
+)
+P17B = Claim(
+    "P17B",
+    "Pointer jumping: edges gather the nodes above them",
+    f"{OURS}; the reading suggested by the dossier's section 6C",
+    "In random order the tokens of an edge carry the names of its ancestors: donors that share only those "
+    "serve, donors that share only its descendants don't.",
+    "not in the paper",
+    Accept(
+        "memory, worst layer: ancestors recover >= .85 of the first step's logit difference, descendants <= .70",
+        lambda r: r["memory up"] >= 0.85 and r["memory down"] <= 0.70,
+    ),
+    _measure("random"),
+    (
+        Control("ancestors and descendants exchanged", _swapped("random")),
+        Control("everything renamed", _renamed("random")),
+    ),
+    "In backward order it is impossible: a parent's edge stands behind its children's.",
+)
+P17C = Claim(
+    "P17C",
+    "Chaining: edges hold nothing but themselves, the path token climbs",
+    f"the paper's account as a hypothesis; test {OURS}",
+    "Renaming everything but the edge itself in every edge's state changes nothing; the root token carries the "
+    "goal's ancestors.",
+    "deduction heads at the path token",
+    Accept(
+        "memory: the edge alone recovers >= .90 in every layer; pointer: the goal's ancestors recover >= .90",
+        lambda r: r["memory edge"] >= 0.90 and r["pointer up"] >= 0.90,
+    ),
+    _measure("backward"),
+    (
+        Control("everything renamed", _renamed("backward")),
+        Control("untrained twin", _measure("backward", twin=True)),
+    ),
+    "Registers would break the first half at long distances: the test asks for P >= 3, most of it short.",
+)
