@@ -16,10 +16,23 @@ PACKAGE = ROOT / "mi_lab"
 # A module may import modules of lower levels, and of its own level only where ALSO says so.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("model",),
-    ("studies.base", "stack", "checkpoint", "bridge"),
-    ("run", "train", "zoo", "publish"),
-    ("circuits", "ablate", "scrub", "probe", "lens", "llc", "metrics", "sweep"),
-    ("claims", "plot", "live", "ledger"),
+    ("studies.base", "stack", "checkpoint", "bridge", "regress"),
+    ("run", "train", "zoo", "publish", "sites"),
+    (
+        "circuits",
+        "ablate",
+        "scrub",
+        "probe",
+        "probe_result",
+        "erase",
+        "lens",
+        "llc",
+        "metrics",
+        "sweep",
+        "groups",
+    ),
+    ("node_table", "scan", "clusters", "subtask", "locate", "sufficiency", "algorithm"),
+    ("claims", "plot", "nodemap", "live", "ledger"),
     ("studies.*",),
     ("cli", "new_study"),
 )
@@ -33,10 +46,22 @@ ALSO = {
     ("train", "run"),
     ("publish", "train"),
     ("llc", "metrics"),
+    ("nodemap", "plot"),  # one theme
+    ("groups", "ablate"),  # many nodes at once, as the single ones
+    ("scan", "node_table"),
+    ("subtask", "node_table"),  # all count hits of n
+    ("sufficiency", "node_table"),
+    ("locate", "subtask"),
+    ("algorithm", "subtask"),
+    ("algorithm", "locate"),
     ("scrub", "ablate"),
     ("scrub", "metrics"),
-    ("probe", "metrics"),
-    ("lens", "metrics"),
+    ("sites", "run"),
+    ("probe_result", "metrics"),
+    ("probe", "probe_result"),
+    ("erase", "probe"),  # both take labels the same way
+    ("lens", "probe"),  # a lens on labels is a probe
+    ("lens", "circuits"),
     ("ablate", "metrics"),
     ("circuits", "metrics"),
     ("checkpoint", "studies.base"),
