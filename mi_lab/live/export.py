@@ -48,7 +48,10 @@ Edits = Sequence[Mapping[str, Any]]
 def layout(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every weight in a model file, in order."""
     d, heads, d_head, norm = config.d_model, config.n_heads, config.d_head, config.norm is not None
-    shapes: dict[str, tuple[int, ...]] = {"embed.W_E": (config.d_vocab, d), "pos_embed.W_pos": (config.n_ctx, d)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed.W_E": (config.d_vocab, d),
+        "pos_embed.W_pos": (config.n_ctx, d),
+    }
     for layer in range(config.n_layers):
         b = f"blocks.{layer}."
         if norm:
@@ -72,14 +75,14 @@ def to_bytes(
     labels: Sequence[int] = (0,),
     dtype: str = "float16",
     vocab: Sequence[str] | None = None,
-    means: Values | None = None,
+    means: Sequence[Values] = (),
     extras: Mapping[str, Tensor] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> bytes:
     """One file with these models of one shape, for `readModel` in the page.
 
-    labels: one per model, a seed or a step. means: what "mean" stands for in edits, one row, as
-    `ablate.mean_values` gives them. extras: further tensors. provenance: JSON, shown to the reader.
+    labels: one per model, a seed or a step. means: what "mean" stands for in edits of each model, as
+    `ablate.mean_values` gives them; none or one per model. extras: further tensors. provenance: JSON, shown to the reader.
     Size: 2 bytes a weight with float16. Raises ValueError for models of different shapes and for
     values that float16 can't hold.
     """
@@ -92,7 +95,11 @@ def to_bytes(
         raise ValueError("the models of one file must have one config")
     if vocab is not None and len(vocab) < config.d_vocab:
         raise ValueError(f"vocab must name {config.d_vocab} tokens, not {len(vocab)}")
-    further = dict(extras or {}) | (_mean_extras(means, config) if means is not None else {})
+    if means and len(means) != len(models):
+        raise ValueError(f"{len(models)} models need as many means, not {len(means)}")
+    further = dict(extras or {})
+    for label, some in zip(labels, means):
+        further |= _mean_extras(some, label, config)
     tensors = [model.state_dict()[name] for model in models for name in layout(config)]
     body = b"".join(_raw(tensor, dtype) for tensor in [*tensors, *further.values()])
     header = {
@@ -109,12 +116,12 @@ def to_bytes(
     return MAGIC + hashlib.sha256(rest).digest() + rest
 
 
-def _mean_extras(means: Values, config: TransformerConfig) -> dict[str, Tensor]:
+def _mean_extras(means: Values, label: int, config: TransformerConfig) -> dict[str, Tensor]:
     if means.z.shape[1] != 1 or means.z.shape[2] != config.n_ctx:
         raise ValueError(f"means must be one row over all {config.n_ctx} positions (ablate.mean_values)")
-    out = {f"mean.blocks.{i}.attn.z": z[0] for i, z in enumerate(means.z)}
+    out = {f"mean.{label}.blocks.{i}.attn.z": z[0] for i, z in enumerate(means.z)}
     if config.d_mlp:
-        out |= {f"mean.blocks.{i}.mlp.post": post[0] for i, post in enumerate(means.post)}
+        out |= {f"mean.{label}.blocks.{i}.mlp.post": post[0] for i, post in enumerate(means.post)}
     return out
 
 
@@ -171,7 +178,9 @@ def to_run(
                 name, positions, heads = edit["activation"], edit.get("positions"), edit.get("heads")
             step = _overwrite(name, positions, heads, _value(model, edit["value"], name, means), model.config)
         steps.setdefault(name, []).append(step)
-    return {name: lambda x, todo=todo: reduce(lambda y, step: step(y), todo, x) for name, todo in steps.items()}
+    return {
+        name: lambda x, todo=todo: reduce(lambda y, step: step(y), todo, x) for name, todo in steps.items()
+    }
 
 
 def _value(model: Transformer, value: Any, name: str, means: Values | None) -> Tensor | float:
@@ -237,7 +246,7 @@ def golden(
     """
     stored = as_stored(model, dtype)
     means = None if means is None else Values(*(x.to(TYPES[dtype]).float() for x in means))
-    data = to_bytes([model], dtype=dtype, means=means)
+    data = to_bytes([model], dtype=dtype, means=[] if means is None else [means])
     cases = []
     for name, some in {"clean": (), **(edits or {})}.items():
         for question in tokens:
@@ -306,7 +315,9 @@ def bundle(extra: Sequence[Path] = ()) -> str:
         text = _REEXPORT.sub("", _IMPORT.sub("", text))
         for name in filter(None, (name for pair in _DECLARED.findall(text) for name in pair)):
             if name in seen:
-                raise ValueError(f"{path.name} and {seen[name]} both declare {name}: a bundle needs one of each")
+                raise ValueError(
+                    f"{path.name} and {seen[name]} both declare {name}: a bundle needs one of each"
+                )
             seen[name] = path.name
         text = re.sub(r"^export (?=async|function|const|class|let)", "", text, flags=re.M)
         if re.search(r"^(?:import|export)\b", text, re.M) or "import.meta" in text:

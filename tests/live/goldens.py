@@ -26,7 +26,16 @@ PATHFINDING = TransformerConfig(
 )
 # Sizes that no kernel likes: every remainder loop has something to do.
 ODD = TransformerConfig(
-    n_layers=2, n_heads=3, d_model=7, d_head=5, d_mlp=9, n_ctx=6, d_vocab=11, d_vocab_out=3, act="gelu", norm=None
+    n_layers=2,
+    n_heads=3,
+    d_model=7,
+    d_head=5,
+    d_mlp=9,
+    n_ctx=6,
+    d_vocab=11,
+    d_vocab_out=3,
+    act="gelu",
+    norm=None,
 )
 ODD_ATTENTION = TransformerConfig(n_layers=3, n_heads=2, d_model=10, d_head=3, n_ctx=9, d_vocab=4, norm=None)
 SHAPES = {
@@ -63,10 +72,15 @@ def edits_for(config: TransformerConfig, tokens: torch.Tensor) -> dict[str, list
         "head at its mean": [{"node": f"L0H{head}", "value": "mean"}],
         "head set": [{"node": f"P{n - 2}L{last}H0", "value": numbers}],
         "heads set": [{"activation": z, "positions": [1, n - 1], "heads": [0], "value": numbers * 2}],
-        "every head set": [{"activation": z, "value": [x / 7 for x in range(config.n_heads * config.d_head)]}],
+        "every head set": [
+            {"activation": z, "value": [x / 7 for x in range(config.n_heads * config.d_head)]}
+        ],
         "head patched": [{"node": "L0H0", "value": donor}],
         "head patched from an edited run": [
-            {"node": "L0H0", "value": {**donor, "edits": [{"activation": "embed", "positions": [1], "value": 0}]}}
+            {
+                "node": "L0H0",
+                "value": {**donor, "edits": [{"activation": "embed", "positions": [1], "value": 0}]},
+            }
         ],
         "token's embedding off": [{"activation": "embed", "positions": [2], "value": 0}],
         "positions off": [{"activation": "pos_embed", "positions": [1, 2, 3], "value": 0}],
@@ -75,10 +89,14 @@ def edits_for(config: TransformerConfig, tokens: torch.Tensor) -> dict[str, list
         "residual post off": [{"activation": "blocks.0.resid_post", "positions": [0], "value": 0.5}],
         "attention off": [{"activation": "blocks.0.attn.out", "value": 0}],
         "keys patched": [{"activation": f"blocks.{last}.attn.k", "heads": [0], "value": donor}],
-        "queries patched": [{"activation": "blocks.0.attn.q", "heads": [head], "positions": [4], "value": donor}],
+        "queries patched": [
+            {"activation": "blocks.0.attn.q", "heads": [head], "positions": [4], "value": donor}
+        ],
         "values off": [{"activation": "blocks.0.attn.v", "positions": [0, 2], "value": 0}],
         "pattern patched": [{"activation": "blocks.0.attn.pattern", "heads": [head], "value": donor}],
-        "pattern uniform": [{"activation": f"blocks.{last}.attn.pattern", "positions": [n - 1], "value": 1 / n}],
+        "pattern uniform": [
+            {"activation": f"blocks.{last}.attn.pattern", "positions": [n - 1], "value": 1 / n}
+        ],
         "final off": [{"activation": "ln_final", "positions": [n - 1], "value": 0}],
         "knock-out": [{"knockOut": {"layer": 0, "queries": [3, n - 1], "keys": [0, 2], "heads": [0]}}],
         "knock-out of itself": [{"knockOut": {"layer": last, "queries": [n - 1], "keys": [n - 1]}}],

@@ -157,6 +157,27 @@ export function allNodes(config, positions) {
 }
 
 /**
+ * What nodes compute on average over some questions of one length: for mean ablation.
+ * @param {Session} session
+ * @param {readonly ArrayLike<number>[]} questions
+ * @returns {Activations}
+ */
+export function meanActivations(session, questions) {
+  const runs = questions.map((tokens) => session.forward(tokens).snapshot());
+  if (!runs.length || runs.some((run) => run.n !== runs[0].n)) {
+    throw new RangeError("A mean needs at least one question, all of one length.");
+  }
+  for (const [name, total] of runs[0].values) {
+    for (let i = 0; i < total.length; i++) {
+      let sum = 0;
+      for (const run of runs) sum += /** @type {Float32Array} */ (run.values.get(name))[i];
+      total[i] = sum / runs.length;
+    }
+  }
+  return runs[0];
+}
+
+/**
  * `measure` of the run with each node's value replaced, one node at a time, beside the given edits.
  *
  * Nodes of the upper layers come first, so that most of every run is reused; every 20 ms the thread

@@ -70,17 +70,19 @@ export function packedSize(inner, cols) {
 }
 
 /**
- * Write W[inner, cols], given by `at(i, j)`, into `out` as panels [cols / 8][inner][8]: the order in
- * which `gemm` reads it. What is missing in the last panel stays 0.
+ * Write a matrix [inner, cols], which stands row by row in `from`, into columns `first`.. of a packed
+ * one: panels [columns / 8][inner][8], the order in which `gemm` reads them. What is missing in the
+ * last panel stays 0.
  * @param {Float32Array} out
  * @param {number} inner
+ * @param {number} first
+ * @param {Float32Array} from
  * @param {number} cols
- * @param {(i: number, j: number) => number} at
  */
-export function pack(out, inner, cols, at) {
+export function pack(out, inner, first, from, cols) {
   for (let j = 0; j < cols; j++) {
-    const base = Math.floor(j / PANEL) * PANEL * inner + (j % PANEL);
-    for (let i = 0; i < inner; i++) out[base + i * PANEL] = at(i, j);
+    let to = Math.floor((first + j) / PANEL) * PANEL * inner + ((first + j) % PANEL);
+    for (let at = j; at < inner * cols; at += cols, to += PANEL) out[to] = from[at];
   }
 }
 

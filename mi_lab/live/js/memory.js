@@ -69,8 +69,7 @@ export function fillWeights(floats, places, config, tensors) {
   };
   /** @param {Pair} to @param {string} w @param {string} b @param {number} rows @param {number} cols */
   const matrix = (to, w, b, rows, cols) => {
-    const from = get(w);
-    pack(floats.subarray(to.w, to.w + packedSize(rows, cols)), rows, cols, (i, j) => from[i * cols + j]);
+    pack(floats.subarray(to.w, to.w + packedSize(rows, cols)), rows, 0, get(w), cols);
     floats.set(get(b), to.b);
   };
   floats.set(get("embed.W_E"), places.embed);
@@ -78,14 +77,15 @@ export function fillWeights(floats, places, config, tensors) {
   places.blocks.forEach((block, l) => {
     const name = `blocks.${l}.`;
     norm(block.ln1, `${name}ln1`);
-    const parts = ["Q", "K", "V"].map((x) => get(`${name}attn.W_${x}`)); // [head, d_model, d_head]
-    const out = floats.subarray(block.qkv.w, block.qkv.w + packedSize(d, 3 * inner));
-    pack(out, d, 3 * inner, (i, j) => {
-      const column = j % inner;
-      const head = Math.floor(column / d_head);
-      return parts[Math.floor(j / inner)][(head * d + i) * d_head + (column % d_head)];
+    const qkv = floats.subarray(block.qkv.w, block.qkv.w + packedSize(d, 3 * inner));
+    ["Q", "K", "V"].forEach((x, i) => {
+      const W = get(`${name}attn.W_${x}`); // [head, d_model, d_head]
+      for (let h = 0; h < config.n_heads; h++) {
+        const head = W.subarray(h * d * d_head, (h + 1) * d * d_head);
+        pack(qkv, d, i * inner + h * d_head, head, d_head);
+      }
+      floats.set(get(`${name}attn.b_${x}`), block.qkv.b + i * inner);
     });
-    ["Q", "K", "V"].forEach((x, i) => floats.set(get(`${name}attn.b_${x}`), block.qkv.b + i * inner));
     matrix(block.o, `${name}attn.W_O`, `${name}attn.b_O`, inner, d);
     if (!d_mlp) return;
     norm(block.ln2, `${name}ln2`);

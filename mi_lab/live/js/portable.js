@@ -17,19 +17,20 @@
  * } PortableEdit
  */
 
-const MEAN = "mean.";
 const KEPT = 16; // other runs remembered
 
 /**
- * The means in a model file, as activations of one run.
+ * The means that a model file carries for one of its models, as activations of one run.
  * @param {import("./weights.js").Model} model
+ * @param {number} [label]  default the first one
  * @returns {Activations | null}
  */
-export function meansOf(model) {
+export function meansOf(model, label = model.labels[0]) {
+  const start = `mean.${label}.`;
   /** @type {Activations["values"]} */
   const values = new Map();
   for (const [name, extra] of model.extras) {
-    if (name.startsWith(MEAN)) values.set(name.slice(MEAN.length), extra.data);
+    if (name.startsWith(start)) values.set(name.slice(start.length), extra.data);
   }
   return values.size ? { batch: 1, n: model.config.n_ctx, values } : null;
 }
@@ -48,9 +49,10 @@ export class Donors {
     this.means = means;
   }
 
-  /** Forget all runs: the weights have changed. */
-  clear() {
+  /** Other weights: forget all runs. @param {Activations | null} means */
+  reset(means) {
     this.#runs.clear();
+    this.means = means;
   }
 
   /**

@@ -115,7 +115,7 @@ class Server {
     const { engine, model, donors } = this.#model();
     this.#sweeping.abort(new DOMException("Another model was chosen.", "AbortError"));
     engine.setWeights(model.tensors(label));
-    donors.clear();
+    donors.reset(meansOf(model, label));
     return { label };
   }
 

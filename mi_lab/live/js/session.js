@@ -86,6 +86,11 @@ export class Session {
     return this;
   }
 
+  /** Forget the last run: the next one is computed whole. */
+  forget() {
+    this.#version = -1;
+  }
+
   /**
    * An activation by its name in `activationNames`. q, k, v are copies, everything else is a view
    * that the next `forward` overwrites.

@@ -1,0 +1,209 @@
+"""The in-page engine in headless Chromium: milliseconds of a run, whole and with reuse.
+
+Shapes of the three studies, random weights (speed does not depend on them). For each: the whole
+run (the first token changes, so nothing can be reused) on the WebAssembly and on the plain
+JavaScript kernel, on the page's own thread; for pathfinding also the round trip through the worker
+and runs that reuse what has not changed. Medians over `--runs` runs; bars in brackets.
+
+    OMP_NUM_THREADS=1 python benchmarks/page_engine.py --json benchmarks/page_engine.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import functools
+import http.server
+import json
+import os
+import platform
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+from mi_lab.live import export
+from mi_lab.model import Transformer, TransformerConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPES = {
+    "sorting": TransformerConfig(n_layers=1, n_heads=2, d_model=96, d_head=48, n_ctx=21, d_vocab=52),
+    "arithmetic_compact": TransformerConfig(
+        n_layers=2, n_heads=3, d_model=96, d_head=32, d_mlp=384, n_ctx=19, d_vocab=15
+    ),
+    "pathfinding": TransformerConfig(
+        n_layers=6, n_heads=1, d_model=128, d_head=128, d_mlp=512, n_ctx=65, d_vocab=35, act="gelu"
+    ),
+}
+BARS = {
+    "sorting/whole": 1.5,
+    "arithmetic_compact/whole": 4.0,
+    "pathfinding/whole": 40.0,
+    "pathfinding/worker whole": 40.0,
+    "pathfinding/token 46 changed": 10.0,
+    "pathfinding/head of layer 3 on and off": 10.0,
+    "pathfinding/P47L1H0 on and off": 10.0,
+    "pathfinding/knock-out in layer 2, last query": 10.0,
+    "pathfinding/worker, P47L1H0 on and off": 10.0,
+}
+FILE_BARS = {"sorting": 300_000, "arithmetic_compact": 600_000, "pathfinding": 2_500_000}
+
+PROGRAM = """
+async ({ base64, runs, kernel, edits, worker }) => {
+  const lab = await import("/mi_lab/live/js/index.js");
+  const model = await lab.loadModel({ base64 });
+  const { n_ctx, d_vocab } = model.config;
+  const tokens = Int32Array.from({ length: n_ctx }, (_, i) => (i * 7) % d_vocab);
+  const out = {};
+  const time = async (name, act) => {
+    for (let i = 0; i < 30; i++) await act(i);
+    const all = [];
+    let computed = 0;
+    for (let i = 0; i < runs; i++) {
+      const begun = performance.now();
+      const got = await act(i);
+      all.push(performance.now() - begun);
+      computed = Math.max(computed, got.computed);
+      if (i % 10 === 9) await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+    out[name] = { all, computed };
+  };
+  const engine = await lab.createEngine(model, { kernel });
+  const session = engine.session();
+  const whole = (i) => ((tokens[0] = i % 2), session.forward(tokens));
+  await time("whole", whole);
+  if (edits) {
+    await time("token 46 changed", (i) => ((tokens[46] = i % 2), session.forward(tokens)));
+    const onOff = (edit) => (i) => session.forward(tokens, i % 2 ? [edit] : []);
+    await time("head of layer 3 on and off", onOff({ node: "L3H0", value: 0 }));
+    await time("P47L1H0 on and off", onOff({ node: "P47L1H0", value: 0 }));
+    const knockOut = { layer: 2, queries: [n_ctx - 1], keys: [3] };
+    await time("knock-out in layer 2, last query", onOff({ knockOut }));
+  }
+  if (worker) {
+    const client = await lab.connect({ where: "worker" });
+    await client.load({ base64 }, { kernel });
+    const want = ["blocks.0.attn.pattern", "blocks.5.attn.pattern"];
+    await time("worker whole", (i) => client.run({ tokens: [i % 2, ...tokens.slice(1)], want }));
+    const edit = { node: "P47L1H0", value: 0 };
+    const edits = (i) => (i % 2 ? [edit] : []);
+    await time("worker, P47L1H0 on and off", (i) => client.run({ tokens: [...tokens], edits: edits(i), want }));
+    client.close();
+  }
+  return { kernel: engine.kernel.name, times: out };
+}
+"""
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """The repository, isolated from other origins, which gives the page a clock of 5 microseconds."""
+
+    def end_headers(self) -> None:
+        """Add the two headers."""
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        super().end_headers()
+
+    def do_GET(self) -> None:
+        """A blank page at /blank.html."""
+        if self.path != "/blank.html":
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b'<!doctype html><title>blank</title><link rel="icon" href="data:,">')
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def summary(times: list[float]) -> dict[str, float | int]:
+    ordered = sorted(times)
+    pick = {"median": 0.5, "p10": 0.1, "p90": 0.9}
+    out: dict[str, float | int] = {
+        name: round(ordered[int(at * (len(ordered) - 1))], 3) for name, at in pick.items()
+    }
+    return out | {"runs": len(ordered)}
+
+
+def measure(browser: Any, address: str, runs: int) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for name, config in SHAPES.items():
+        data = export.to_bytes([Transformer(config)])
+        results[name] = {"weights": Transformer(config).n_parameters, "file_bytes": len(data)}
+        for kernel in ("wasm", "js"):
+            page = browser.new_page()
+            page.goto(f"{address}/blank.html")
+            heavy = name == "pathfinding"
+            options = {
+                "base64": base64.b64encode(data).decode(),
+                "runs": runs,
+                "kernel": kernel,
+                "edits": heavy,
+                "worker": heavy,
+            }
+            got = page.evaluate(PROGRAM, options)
+            assert got["kernel"] == kernel
+            results[name][kernel] = {
+                what: summary(timed["all"]) | {"rows_computed": timed["computed"]}
+                for what, timed in got["times"].items()
+            }
+            page.close()
+    return results
+
+
+def cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--json", type=Path, help="write the result here (default: print only)")
+    parser.add_argument("--runs", type=int, default=100)
+    args = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    handler = functools.partial(Handler, directory=str(ROOT))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd, sync_playwright() as playwright:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        results = measure(browser, f"http://127.0.0.1:{httpd.server_port}", args.runs)
+        version = browser.version
+        browser.close()
+        httpd.shutdown()
+    bars = {}
+    for name, bar in BARS.items():
+        study, what = name.split("/")
+        median = results[study]["wasm"][what]["median"]
+        bars[name] = {"median_ms": median, "bar_ms": bar, "met": median <= bar}
+    files = {
+        name: {"bytes": results[name]["file_bytes"], "bar": bar, "met": results[name]["file_bytes"] <= bar}
+        for name, bar in FILE_BARS.items()
+    }
+    report = {
+        "machine": {
+            "cpu": cpu(),
+            "cores": os.cpu_count(),
+            "nice": os.nice(0),
+            "load_average": [round(x, 2) for x in os.getloadavg()],
+            "browser": f"Chromium {version}, headless",
+            "clock": "performance.now in the page, wall time",
+        },
+        "bars": bars,
+        "files": files,
+        "milliseconds": results,
+    }
+    text = json.dumps(report, indent=2) + "\n"
+    print(text, end="")
+    if args.json is not None:
+        args.json.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What the engine's tests share: Node, the type checker, golden cases, Chromium on a local server."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import http.server
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.book.conftest import CHROMIUM, FLAGS, skip_or_fail
+from tests.live import goldens
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+OLDEST_NODE = 18
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """The node program."""
+    program = shutil.which("node")
+    if program is None:
+        skip_or_fail("node is not installed (apt install nodejs, or https://nodejs.org)")
+    assert program is not None
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    if int(version.strip().lstrip("v").split(".")[0]) < OLDEST_NODE:
+        skip_or_fail(f"node is {version.strip()}, version {OLDEST_NODE} or later is needed")
+    return program
+
+
+@pytest.fixture(scope="session")
+def tools(node: str) -> Path:
+    """The folder of the development tools in package-lock.json, installed the first time."""
+    folder = HERE / "node_modules"
+    if not (folder / "typescript").is_dir() or not (folder / "assemblyscript").is_dir():
+        npm = shutil.which("npm")
+        if npm is None:
+            skip_or_fail("the type checker is missing, and so is npm: run `npm ci --prefix tests/live`")
+        command = [str(npm), "ci", "--no-audit", "--no-fund", "--prefix", str(HERE)]
+        with open(HERE / ".npm.lock", "w") as lock:  # one of several test processes installs
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (folder / "typescript").is_dir() and (folder / "assemblyscript").is_dir():
+                return folder
+            done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            skip_or_fail(f"`npm ci --prefix tests/live` failed: {done.stderr.strip()[-300:]}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Golden cases, fresh from torch."""
+    folder = Path(os.environ.get("MI_LAB_GOLDEN") or tmp_path_factory.mktemp("golden"))
+    if not (folder / "gelu.table").exists():
+        goldens.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator:
+    """Headless Chromium as the system has it."""
+    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if program is None:
+        skip_or_fail("Chromium is not installed (apt install chromium fonts-dejavu)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+class _Server(http.server.SimpleHTTPRequestHandler):
+    """Files of some folders: `/golden/...` from one, everything else from another."""
+
+    def __init__(self, *args, golden: Path, **options) -> None:
+        self.golden = golden
+        super().__init__(*args, **options)
+
+    def translate_path(self, path: str) -> str:
+        """Where a request's file is."""
+        if path.startswith("/golden/"):
+            return str(self.golden / Path(path).name)
+        return super().translate_path(path)
+
+    def do_GET(self) -> None:
+        """A blank page at /blank.html."""
+        if self.path != "/blank.html":
+            super().do_GET()
+            return
+        body = b'<!doctype html><html lang="en"><title>blank</title><link rel="icon" href="data:,">'
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def site(golden_folder: Path) -> Iterator[str]:
+    """The repository and the golden cases on 127.0.0.1."""
+    handler = functools.partial(_Server, directory=str(ROOT), golden=golden_folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
