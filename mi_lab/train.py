@@ -116,6 +116,11 @@ class Recipe:
                 f"the config has {self.config.n_ctx} and {self.config.d_vocab}"
             )
 
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The steps whose weights a run keeps, in order."""
+        return tuple(sorted({s for s in self.checkpoints if s <= self.steps} | {self.steps}))
+
     def lr_at(self, step: int) -> float:
         """Learning rate of the update that follows `step` finished ones."""
         horizon = self.horizon or self.steps
@@ -149,7 +154,9 @@ def describe(task: Task) -> dict[str, Any]:
     knob without a new digest for the models that were trained before it.
     """
     values = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
-    late = {f.name: f.default for f in fields(task) if f.metadata.get("described") == "if set"} if values else {}  # type: ignore[arg-type]
+    late = (
+        {f.name: f.default for f in fields(task) if f.metadata.get("described") == "if set"} if values else {}
+    )  # type: ignore[arg-type]
     described = {k: v for k, v in values.items() if k not in late or v != late[k]}
     return {"task": f"{type(task).__module__}.{type(task).__qualname__}", **described}
 
@@ -318,7 +325,7 @@ class _Group:
 
     def run(self, bar: tqdm, callback: Callable[[int, Stack], None] | None) -> History:
         recipe = self.recipe
-        keep = {s for s in recipe.checkpoints if s <= recipe.steps} | {recipe.steps}
+        keep = set(recipe.kept)
         kept: dict[int, Stack] = {}
         if self.folder is not None and (self.folder / "state.safetensors").exists():
             self._load_state()

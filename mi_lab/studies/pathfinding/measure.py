@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +29,7 @@ from mi_lab.train import DATA_SEED, POOL, Recipe
 
 # Far from every training generator. Below 2^32, because torch's CPU generator drops the higher bits.
 EVALUATION = 0xE7A1_0000
+HERE = Path(__file__).parent
 Truth = Mapping[str, Tensor]
 
 
@@ -69,6 +72,14 @@ def seeds_of(recipe: str, fast: bool = False) -> tuple[int, ...]:
 def model(recipe: str, seed: int) -> Transformer:
     """A published model, loaded once."""
     return zoo.load(f"pathfinding/{recipe}", seed)
+
+
+@functools.lru_cache(maxsize=8)
+def development(recipe: str = "paper") -> dict[str, np.ndarray]:
+    """Published curves of a recipe over training: steps [step], and the entries of
+    `publish.development_row`, [seed, step, ..]."""
+    with np.load(HERE / "curves" / f"{recipe}.npz") as data:
+        return {name: data[name] for name in data.files}
 
 
 def sources(*names: str) -> dict[str, str]:
@@ -221,7 +232,7 @@ def blocked(
 
 
 __all__ = [
-    "Accuracy", "Order", "Trees", "accuracy", "among", "ancestors_attended", "blocked", "deduction", "exact",
+    "Accuracy", "Order", "Trees", "accuracy", "among", "ancestors_attended", "blocked", "deduction", "development", "exact",
     "logits", "model", "positions", "published", "right_tokens", "seeds_of", "sources", "task_of",
     "token_accuracy", "training_fingerprints", "trees",
 ]  # fmt: skip

@@ -98,3 +98,5 @@ _all = [
     middle("middle_long", "Twice as long.", steps=12_000, checkpoints=log_steps(12_000, 9, first=400)),
 ]  # fmt: skip
 recipes: dict[str, Recipe] = {recipe.name: recipe for recipe in _all}
+# Weights in mid-training that are published, for the explorers: seed -> steps.
+KEPT_STEPS: dict[str, dict[int, tuple[int, ...]]] = {"paper": {0: (778, 8975, 15454)}}

@@ -36,7 +36,7 @@ HYPOTHESES: tuple[tuple[str, Direction, int], ...] = (
 def roads(recipe: str, seed: int, order: str, *, twin: bool = False) -> Row:
     """Recovered logit difference at the first step, worst layer for each hypothesis.
 
-    Trees whose other side is at least as deep, P >= 3. Worst over layers 1 .. L-2: after
+    Trees whose other side is at least as deep, P >= 3. Worst over layers 0 .. L-2: after
     the last one nothing reads edges any more.
     """
     model = m.model(recipe, seed)
@@ -47,7 +47,7 @@ def roads(recipe: str, seed: int, order: str, *, twin: bool = False) -> Row:
     generator = torch.Generator().manual_seed(m.EVALUATION + 17)
     args = (model, task, some.tokens, some.truth)
     row: Row = {}
-    inner = range(1, model.config.n_layers - 1)
+    inner = range(model.config.n_layers - 1)
     for name, direction, k in HYPOTHESES:
         found = memory_test(*args, inner, direction, k, generator=generator)
         worst = min(found, key=lambda r: r.recovered)

@@ -1,0 +1,22 @@
+"""The pathfinding paper's claims P1..P16 as measurements with acceptance and controls, and our own P17.
+
+Acceptance numbers are the dossier's, written down before the models here were trained; a claim that was
+formed after seeing results says so. Numbering and wording: ours. "Reported" numbers were read off the
+authors' stored figures: the paper's text was not available.
+"""
+
+from mi_lab.claims import Claim
+from mi_lab.studies.pathfinding.claims.heads import P4, P5, P9, P15, P16
+from mi_lab.studies.pathfinding.claims.registers import P8, P10
+from mi_lab.studies.pathfinding.claims.roads import P17, P17B, P17C
+from mi_lab.studies.pathfinding.claims.scrubbing import P7, P11
+from mi_lab.studies.pathfinding.claims.solved import P1, P1B, P1C, P14
+
+CLAIMS: tuple[Claim, ...] = (
+    P1, P1B, P1C, P4, P5, P7, P8, P9, P10, P11, P14, P15, P16, P17, P17B, P17C,
+)  # fmt: skip
+
+__all__ = [
+    "CLAIMS", "P1", "P1B", "P1C", "P4", "P5", "P7", "P8", "P9", "P10", "P11", "P14", "P15", "P16", "P17",
+    "P17B", "P17C",
+]  # fmt: skip

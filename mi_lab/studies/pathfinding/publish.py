@@ -1,0 +1,106 @@
+"""From training folders to what the package ships: `python -m mi_lab.studies.pathfinding.publish RUNS`.
+
+RUNS is the `out` of `fit` (or `mi-lab train --out`). For every recipe found there this writes
+`mi_lab/published/pathfinding/NAME.safetensors` (all seeds at the last step, fp16, with provenance);
+for the full-size model also a few steps in mid-training and the curves of its development.
+Everything is computed from the fp16 weights that readers will load.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mi_lab import publish as published
+from mi_lab.model import Transformer
+from mi_lab.publish import Place, finished, provenance, weights, write_seeds, write_steps
+from mi_lab.studies.pathfinding import measure as m
+from mi_lab.studies.pathfinding.recipes import KEPT_STEPS, recipes
+from mi_lab.studies.pathfinding.roads import memory_test
+from mi_lab.train import Recipe
+
+PUBLISHED = published.PUBLISHED / "pathfinding"
+CURVES = Path(__file__).parent / "curves"
+REACH = 15
+
+
+def publish(runs: Path, recipe: Recipe) -> str:
+    """Write one recipe's files; returns a line that says what was written."""
+    places = finished(runs, recipe)
+    if not places:
+        return f"{recipe.name}: no finished seed in {runs / recipe.name}"
+    about = provenance("pathfinding", recipe, places)
+    some = m.trees(m.task_of(recipe.name), 2000, 2)
+    found = [m.accuracy(weights(place, recipe, recipe.steps).model(0), some) for place in places.values()]
+    about["metrics"] = {
+        "exact": [round(a.exact.value, 5) for a in found],
+        "branches": [round(a.branch, 5) for a in found],
+        "sample": "2,000 fresh trees of the training law per seed",
+    }
+    write_seeds(PUBLISHED / f"{recipe.name}.safetensors", recipe, places, about)
+    for seed, steps in KEPT_STEPS.get(recipe.name, {}).items():
+        if seed in places:
+            path = PUBLISHED / f"{recipe.name}_steps" / f"seed-{seed}.safetensors"
+            write_steps(path, recipe, seed, places[seed], steps, about)
+    if recipe.name in KEPT_STEPS:
+        curves(recipe, places)
+    return f"{recipe.name}: {len(places)} seeds, exact {about['metrics']['exact']}"
+
+
+def development_row(model: Transformer, recipe: str) -> dict[str, list[float]]:
+    """One step of the development story; every entry a list, so that rows stack into arrays.
+
+    by_length: exact match for P = 1.. (500 trees of each order). branch, hard: `measure.Accuracy`.
+    deduction: D_1.. (P4). edge, up, down: recovered difference of the memory test after each inner layer.
+    """
+    backward, random = (m.trees(m.task_of(recipe, order=order), 750, 3) for order in ("backward", "random"))
+    a, b = m.accuracy(model, backward), m.accuracy(model, random)
+    task = backward.task
+    far = backward.where(backward.truth["hard"] & (backward.truth["length"] >= 3), 40)
+    inner = range(model.config.n_layers - 1)
+    row = {
+        "by_length": [(x + y) / 2 for x, y in zip(a.by_length, b.by_length, strict=True)],
+        "exact": [a.exact.value, b.exact.value],
+        "branch": [a.branch, b.branch],
+        "hard": [a.hard, b.hard],
+        "deduction": m.deduction(
+            model, m.Trees(task, backward.tokens[:300], {k: v[:300] for k, v in backward.truth.items()})
+        ),
+    }
+    for name, direction, k in (("edge", "up", 0), ("up", "up", REACH), ("down", "down", REACH)):
+        found = memory_test(
+            model, task, far.tokens, far.truth, inner, direction, k,  # type: ignore[arg-type]
+            generator=torch.Generator().manual_seed(m.EVALUATION + 18),
+        )  # fmt: skip
+        row[name] = [r.recovered for r in found]
+    return row
+
+
+def curves(recipe: Recipe, places: dict[int, Place]) -> None:
+    """Development at every kept step: the arrays of `development_row`, [seed, step, ..]."""
+    table: dict[str, list[list[list[float]]]] = {}
+    for place in places.values():
+        rows = [development_row(weights(place, recipe, s).model(0), recipe.name) for s in recipe.kept]
+        for name in rows[0]:
+            table.setdefault(name, []).append([row[name] for row in rows])
+    CURVES.mkdir(exist_ok=True)
+    arrays = {name: np.array(value, dtype=np.float32) for name, value in table.items()}
+    np.savez_compressed(
+        CURVES / f"{recipe.name}.npz",
+        steps=np.array(recipe.kept),
+        seeds=np.array(list(places)),
+        **arrays,  # type: ignore[arg-type]
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m mi_lab.studies.pathfinding.publish RUNS [RECIPE ...]")
+    for name in sys.argv[2:] or recipes:
+        if name not in recipes:
+            sys.exit(f"unknown recipe {name!r}; there are {', '.join(recipes)}")
+        print(publish(Path(sys.argv[1]), recipes[name]), flush=True)
