@@ -90,6 +90,7 @@ def clusters(outputs: Tensor, labels: Tensor, *, permutations: int = 1000, seed:
         raise ValueError(
             f"outputs [n, d] and labels [n] are needed, not {list(outputs.shape)} and {list(labels.shape)}"
         )
+    labels = labels.cpu()
     classes, counts = labels.unique(return_counts=True)
     if not 2 <= len(classes) <= 6:
         raise ValueError(f"labels must have 2 to 6 classes, not {len(classes)}")
@@ -100,12 +101,14 @@ def clusters(outputs: Tensor, labels: Tensor, *, permutations: int = 1000, seed:
     order = torch.randperm(len(labels), generator=generator)
     each = int(counts.min()) // 2 * 2  # even, for two halves
     chosen = torch.stack([order[labels[order] == c][:each] for c in classes.tolist()], 1)  # [each, class]
-    x = outputs[chosen.flatten()].double()
+    x = outputs.cpu()[chosen.flatten()].double()
     y = torch.arange(len(classes)).repeat(each)
     x = x - x.mean(0)
     _, spread, directions = torch.linalg.svd(x, full_matrices=False)
     variance = spread**2
     explained = variance / variance.sum().clamp(min=1e-300)
+    # the same points in as few coordinates as they need: a head writes d_head of d_model directions
+    x = x @ directions[explained > 1e-12].T
     # shuffled within each half, so that both halves hold all classes as the true labels do
     half = len(y) // 2
     keys = torch.rand(permutations, 2, half, generator=generator).argsort(-1)
@@ -114,7 +117,7 @@ def clusters(outputs: Tensor, labels: Tensor, *, permutations: int = 1000, seed:
     group = kmeans(x, k, generator)
     return Clusters(
         tuple(explained.tolist()),
-        (x @ directions[:2].T).float(),
+        torch.nn.functional.pad(x[:, :2], (0, max(0, 2 - x.shape[1]))).float(),
         y,
         tuple(classes.tolist()),
         _statistic(_nearest(x, y[None], k), _nearest(x, shuffled, k)),
@@ -152,8 +155,10 @@ def written(model: Transformer, tokens: Tensor, node: Node) -> Tensor:
     """What a node adds to the residual stream, without the layer's bias: [n, d_model]."""
     block = model.blocks[node.layer]
     weight = block.mlp.W_out if node.head is None else block.attn.W_O[node.head]
-    parts = [run(model, part, record=node.activation)[node.activation] for part in tokens.split(1024)]
-    return torch.cat(parts)[node.index] @ weight
+    parts = [
+        run(model, part, record=node.activation)[node.activation][node.index] for part in tokens.split(1024)
+    ]
+    return torch.cat(parts) @ weight
 
 
 def kmeans(x: Tensor, k: int, generator: torch.Generator, *, steps: int = 100) -> Tensor:
@@ -192,7 +197,8 @@ def _nearest(x: Tensor, labels: Tensor, k: int) -> Tensor:
     for fit, test in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):
         member = torch.nn.functional.one_hot(labels[:, fit], k).to(x)  # [permutation, n, class]
         means = member.transpose(1, 2) @ x[fit] / member.sum(1)[..., None]
-        near = torch.cdist(x[test].expand(len(labels), -1, -1), means).argmin(-1)
+        # |x - m|^2 without |x|^2, which is the same for all means
+        near = (means.pow(2).sum(-1)[:, None] - 2 * x[test] @ means.transpose(1, 2)).argmin(-1)
         hits += (near == labels[:, test]).double().sum(1)
     return hits / len(x)
 

@@ -146,7 +146,7 @@ def search(
     evidence: list[Evidence] = []
     tested = 0
     for subtask in subtasks:
-        trial = _Trial(model, subtask, nodes, draw_pairs(subtask, screen, generator)[0])
+        trial = _Trial(model, subtask, nodes, draw_pairs(subtask, screen, generator, model.device)[0])
         for size in range(1, largest + 1):
             trial.place_groups(size, attention)
         if spread > 1 and max(trial.rates.values(), default=1.0) < ALONE:

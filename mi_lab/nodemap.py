@@ -84,7 +84,7 @@ def node_map(
             parts.append(f'<g transform="translate({left[node.position]:g} {y})">{cell(widths[i])}</g>')
     height = bottom + 6
     if values:
-        parts.append(_legend(top, any(x < 0 for x in values.values()), percent, bottom + 12))
+        parts.append(_legend(top, any(x < -top / 100 for x in values.values()), percent, bottom + 12))
         height = bottom + 34
     name = title or caption
     said = f"{name}. {_summary(values, words, rows, columns, percent)}"
@@ -143,7 +143,8 @@ def _cell(
             colour = f"var(--mi-{sign[0]}, {sign[1]})"
             opacity = STRONGEST * min(1.0, abs(value) / top)
         line = f' stroke="currentColor" stroke-opacity="{0.18 if measured else 0.08}"'
-        shown = word or (printed if numbers and value else "")
+        # a number too small for two digits in a cell is colourless anyway
+        shown = word or (printed if numbers and value and len(printed) <= 5 else "")
         text = (
             f'<text x="{width / 2:g}" y="{ROW / 2 + 3.2:g}" text-anchor="middle">{escape(shown)}</text>'
             if shown
@@ -151,7 +152,7 @@ def _cell(
         )
         return (
             f'<g class="mi-node" data-node="{node.name}"><title>{node.name}: {escape(said)}</title>'
-            f'<rect {box} fill="{colour}" fill-opacity="{opacity:.3g}"{line}/>{text}</g>'
+            f'<rect {box} fill="{colour}" fill-opacity="{round(opacity, 3):g}"{line}/>{text}</g>'
         )
 
     return draw
@@ -166,7 +167,7 @@ def _legend(top: float, signed: bool, percent: bool, y: float) -> str:
         sign = ("positive", POSITIVE) if x >= 0 else ("negative", NEGATIVE)
         out.append(
             f'<rect x="{LEFT + 14 * i}" y="{y:g}" width="14" height="8" '
-            f'fill="var(--mi-{sign[0]}, {sign[1]})" fill-opacity="{STRONGEST * abs(x):.3g}"/>'
+            f'fill="var(--mi-{sign[0]}, {sign[1]})" fill-opacity="{round(STRONGEST * abs(x), 3):g}"/>'
         )
     unit = " %" if percent else ""
     low, end = "0" if not signed else _number(-top, percent), LEFT + 14 * len(shades)

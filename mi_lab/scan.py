@@ -55,8 +55,8 @@ def scan(
     Cost: one exact sweep over positions and one over nodes.
     Raises ValueError if the model answers none of the questions right.
     """
-    tokens = task.solve(tokens)
-    reference = tokens if reference is None else reference
+    tokens = task.solve(tokens).to(model.device)
+    reference = tokens if reference is None else reference.to(model.device)
     names = tuple(labels) if labels is not None else tuple(map(str, range(tokens.shape[1])))
     if len(names) != tokens.shape[1] or len({*names}) != len(names):
         raise ValueError(f"labels must be {tokens.shape[1]} different texts, one for each position")
@@ -113,8 +113,6 @@ def _classes(task: Task, tokens: Tensor, by: Sequence[str]) -> dict[str, Tensor]
 
 def _means(model: Transformer, tokens: Tensor, names: Sequence[str]) -> list[Tensor]:
     """The mean of each activation over questions."""
-    total = [torch.zeros(()) for _ in names]
-    for part in tokens.split(BATCH):
-        out = run(model, part, record=names)
-        total = [t.to(out[name].device) + out[name].sum(0) for t, name in zip(total, names)]
-    return [t / len(tokens) for t in total]
+    runs = (run(model, part, record=names) for part in tokens.split(BATCH))
+    sums = zip(*([out[name].sum(0) for name in names] for out in runs))
+    return [torch.stack(parts).sum(0) / len(tokens) for parts in sums]

@@ -20,7 +20,8 @@ should be random, all fillers included: with digits all alike a node passes for 
 - *wrong head*: all other heads at the same place.
 
 Source: "Arithmetic in Transformers Explained"; the whole-answer test on random pairs and the controls
-are ours. When not to use it: for a value spread over many places; that calls for `mi_lab.algorithm`.
+are ours. When not to use it: to see that a value is *there*; that is what a probe tells. An interchange
+shows that the rest of the model reads it.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ class Pairs(NamedTuple):
         return Pairs(*(x[index] for x in self))
 
 
-def draw_pairs(subtask: SubTask, n: int, generator: torch.Generator) -> tuple[Pairs, Pairs]:
+def draw_pairs(
+    subtask: SubTask, n: int, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> tuple[Pairs, Pairs]:
     """n pairs whose predicted answer differs from the clean one, and up to n where it does not.
 
     Raises ValueError if the sub-task draws too few of the first kind, or predictions of another shape.
@@ -99,7 +102,7 @@ def draw_pairs(subtask: SubTask, n: int, generator: torch.Generator) -> tuple[Pa
         moving += int((expected != right).any(1).sum())
         if moving >= n:
             break
-    pairs = Pairs(*map(torch.cat, zip(*found)))
+    pairs = Pairs(*(torch.cat(parts).to(device) for parts in zip(*found)))
     moves = (pairs.expected != pairs.right).any(1)
     if moving < n:
         raise ValueError(
@@ -223,7 +226,7 @@ def answers_with(model: Transformer, pairs: Pairs, groups: Sequence[Group], answ
         return logits.argmax(-1).to(torch.int16)
 
     if not groups or not len(pairs.clean):
-        return torch.empty(len(groups), *pairs.right.shape, dtype=torch.int16)
+        return pairs.right.new_empty(len(groups), *pairs.right.shape, dtype=torch.int16)
     if all(len(group) == 1 for group in groups):  # the same numbers, a little faster
         nodes = [group[0] for group in groups]
         return patch_nodes(model, pairs.clean, pairs.store, nodes, answer=answer, reduce=tokens).changed
@@ -253,10 +256,10 @@ def measure(
 ) -> list[Evidence]:
     """Every group on the same fresh pairs, with its controls: a sweep for each kind of pair."""
     answers, answer = _generated if free_running else answers_with, subtask.task.answer
-    pairs, still = draw_pairs(subtask, n, generator)
+    pairs, still = draw_pairs(subtask, n, generator, model.device)
     found = answers(model, pairs, groups, answer)
     unmoved = answers(model, still, groups, answer) if len(still.clean) else None
-    others = [(s, draw_pairs(s, n, generator)[0]) for s in siblings]
+    others = [(s, draw_pairs(s, n, generator, model.device)[0]) for s in siblings]
     foreign = [(s, (answers(model, p, groups, answer) == p.expected).all(-1)) for s, p in others]
     places = [_elsewhere(model, group, answer.stop) for group in groups]
     decoys = list(dict.fromkeys(group for named in places for group in named.values()))

@@ -217,8 +217,10 @@ class _Lab:
     """One model on one set of solved questions, with its means."""
 
     def __init__(self, model: Transformer, task: Task, tokens: Tensor, reference: Tensor | None) -> None:
-        self.model, self.task, self.tokens = model, task, task.solve(tokens)
-        self.means: Values = mean_values(model, self.tokens if reference is None else reference)
+        self.model, self.task, self.tokens = model, task, task.solve(tokens).to(model.device)
+        self.means: Values = mean_values(
+            model, self.tokens if reference is None else reference.to(model.device)
+        )
         last = model.config.n_layers - 1
         self.nodes = tuple(  # those that an answer can depend on
             node

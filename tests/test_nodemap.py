@@ -50,6 +50,14 @@ def test_numbers_print_unless_a_tag_or_the_caller_says_otherwise():
     assert cells(node_map({Node(0, 0, 3): "SA"}, "c"))["P3L0H0"][3] == "SA"
 
 
+def test_a_number_without_room_is_left_to_the_pointer():
+    shown = node_map({Node(0, 0, 0): 1.5, Node(0, 0, 1): -1.9e-9}, "c")
+    assert cells(shown)["P1L0H0"][3] == ""
+    assert "<title>P1L0H0: -1.9e-09</title>" in shown.svg
+    assert "--mi-negative" in shown.svg
+    assert ">-1.5</text>" not in shown.svg  # rounding does not make the scale a signed one
+
+
 def test_columns_can_be_chosen_and_carry_their_tokens():
     shown = node_map(FACTS, "c", positions=[3, 4], labels=["a", "b", "c", "D'2", "="])
     assert set(cells(shown)) == {"P3L0H0", "P3L0H1", "P4L0MLP"}

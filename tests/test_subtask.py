@@ -80,6 +80,11 @@ def test_chosen_nodes_are_the_only_ones_tried():
     assert located.nodes() == (Node(0, 0, 4),)
 
 
+def test_no_node_to_try_is_nothing_found():
+    assert len(search(planted(), [copies(0)], nodes=[], spread=3)) == 0
+    assert len(search(planted(), [copies(0, operand=1)], attention=1.1)) == 0
+
+
 def test_the_sorting_models_first_number_is_carried_by_its_two_heads_together():
     """Works on any model: 'the next number' at SEP, where no current number interferes."""
     task, model = sorting.task(), sorting.load("paper", 0)
