@@ -82,8 +82,8 @@ def to_bytes(
     """One file with these models of one shape, for `readModel` in the page.
 
     labels: one per model, a seed or a step. means: what "mean" stands for in edits of each model, as
-    `ablate.mean_values` gives them; none or one per model. extras: further tensors. provenance: JSON, shown to the reader.
-    Size: 2 bytes a weight with float16. Raises ValueError for models of different shapes and for
+    `ablate.mean_values` gives them; none or one per model. extras: further tensors. provenance:
+    JSON, shown to the reader. Size: 2 bytes a weight with float16. Raises ValueError for models of different shapes and for
     values that float16 can't hold.
     """
     if dtype not in TYPES:

@@ -72,7 +72,7 @@ test("a sweep gives what one run per node gives, in the order of the nodes", asy
 });
 
 test("the model's own answer: the sorter sorts", async () => {
-  const { model, reused: session } = await prepare(goldens.get("sorting"), "wasm");
+  const { model, reused: session } = await prepare(goldens.get("sorting_paper"), "wasm");
   assert.equal(model.config.n_ctx, 21);
   const list = [11, 2, 49, 0, 3, 9, 30, 31, 7, 20];
   const tokens = [...list, 51, ...new Array(10).fill(0)];

@@ -29,10 +29,15 @@ def node() -> str:
     if program is None:
         skip_or_fail("node is not installed (apt install nodejs, or https://nodejs.org)")
     assert program is not None
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    if int(version.strip().lstrip("v").split(".")[0]) < OLDEST_NODE:
-        skip_or_fail(f"node is {version.strip()}, version {OLDEST_NODE} or later is needed")
+    if node_version(program) < OLDEST_NODE:
+        skip_or_fail(f"node has version {node_version(program)}, {OLDEST_NODE} or later is needed")
     return program
+
+
+def node_version(program: str) -> int:
+    """Its major version."""
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return int(printed.strip().lstrip("v").split(".")[0])
 
 
 @pytest.fixture(scope="session")

@@ -122,10 +122,7 @@ def edits_for(config: TransformerConfig, tokens: torch.Tensor) -> dict[str, list
 
 def cases(name: str) -> dict[str, Any]:
     """The golden cases of one model."""
-    if name == "sorting":
-        model = zoo.load("sorting/paper", 0)
-    else:
-        model = random_model(SHAPES[name])
+    model = random_model(SHAPES[name]) if name in SHAPES else zoo.load(PUBLISHED[name])
     config = model.config
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(config.d_vocab, (40, config.n_ctx), generator=generator)
@@ -138,7 +135,13 @@ def cases(name: str) -> dict[str, Any]:
     return found | {"cases": found["cases"] + plain["cases"]}
 
 
-NAMES = ("sorting", *SHAPES)
+# Published models, as far as this checkout has them.
+PUBLISHED = {
+    name.replace("/", "_"): name
+    for name in ("sorting/paper", "arithmetic/add_d6_l2_h3", "pathfinding/paper")
+    if name in zoo.names()
+}
+NAMES = (*PUBLISHED, *SHAPES)
 
 
 def gelu_table() -> dict[str, list[float]]:

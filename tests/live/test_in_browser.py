@@ -69,7 +69,7 @@ async ([lab, golden, where, unpack]) => {
 """
 
 
-@pytest.mark.parametrize("name", ["sorting", "pathfinding"])
+@pytest.mark.parametrize("name", ["sorting_paper", "pathfinding"])
 def test_golden_cases_in_a_worker(name, page, site):
     page.goto(f"{site}/blank.html")
     result = page.evaluate(
@@ -117,7 +117,7 @@ def test_one_file_opened_from_a_folder(where, page, allowed, golden_folder, tmp_
 def test_page_that_forbids_workers_and_webassembly_still_runs(page, allowed, golden_folder, tmp_path):
     """A strict content security policy: the plain kernel, in the page itself."""
     allowed.append("Content Security Policy")
-    golden = (golden_folder / "sorting.json").read_text()
+    golden = (golden_folder / "sorting_paper.json").read_text()
     policy = "default-src 'none'; script-src 'unsafe-inline'; worker-src 'none'"
     (tmp_path / "page.html").write_text(
         f'<!doctype html><meta charset="utf-8"><title>strict</title>'
