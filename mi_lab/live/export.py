@@ -83,8 +83,8 @@ def to_bytes(
 
     labels: one per model, a seed or a step. means: what "mean" stands for in edits of each model, as
     `ablate.mean_values` gives them; none or one per model. extras: further tensors. provenance:
-    JSON, shown to the reader. Size: 2 bytes a weight with float16. Raises ValueError for models of different shapes and for
-    values that float16 can't hold.
+    JSON, shown to the reader. Size: 2 bytes a weight with float16. Raises ValueError for models of
+    different shapes and for values that float16 can't hold.
     """
     if dtype not in TYPES:
         raise ValueError(f"dtype must be 'float16' or 'float32', not {dtype!r}")
