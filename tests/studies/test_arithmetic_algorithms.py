@@ -57,6 +57,21 @@ def test_looking_back_fails_on_every_longer_cascade_and_on_no_other(columns):
         assert wrong.all() if level > columns else not wrong.any()
 
 
+@pytest.mark.parametrize("digits", [3, 4, 5, 6])
+def test_three_heads_fail_as_often_as_look_back_2_does_with_one_digit_less(digits):
+    # and at three digits not at all: the leading digit has a head to spare
+    task = ArithmeticTask(digits, enrichment="none")
+    expected = float(sum(classes.frequencies(digits - 1, "S")[3:]))
+    seen = 0.0
+    for level, p in enumerate(classes.frequencies(digits, "S")):
+        if p:
+            tokens = classes.sample(task, f"S{level}", 20_000, generator=seeded(level))
+            wrong = ALGORITHMS["three_heads"].first_error(task, tokens) >= 0
+            assert level >= 3 or not wrong.any()
+            seen += float(p) * float(wrong.float().mean())
+    assert seen == pytest.approx(expected, rel=0.03)
+
+
 def test_first_error_is_the_highest_wrong_token():
     task = ArithmeticTask(3)
     tokens = torch.stack([task.encode(q) for q in ("499+501=", "149+051=", "444+333=")])

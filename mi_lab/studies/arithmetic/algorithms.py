@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_lab.studies.arithmetic.subtasks import U
+from mi_lab.studies.arithmetic.subtasks import U, longest
 from mi_lab.studies.arithmetic.task import MINUS, PLUS, ArithmeticTask
 
 Answer = tuple[Tensor, Tensor]
@@ -103,6 +103,20 @@ def look_back(columns: int) -> Callable[[Tensor, Tensor], Tensor]:
             out[:, back:] |= passed[:, back:] & carry[:, :-back]
             passed[:, back:] &= nine[:, :-back]
         return out.long()
+
+    return carries
+
+
+def carries_by_heads(heads: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """What one layer of so many heads can read, a column each: as `look_back(heads - 1)`, one further at the top.
+
+    One head is needed for SA_k, except for the leading digit, which has none.
+    """
+
+    def carries(d: Tensor, e: Tensor) -> Tensor:
+        out = look_back(heads - 1)(d, e)
+        out[:, -1] = look_back(heads)(d, e)[:, -1]
+        return out
 
     return carries
 
@@ -201,6 +215,16 @@ def cascade_above(columns: int) -> Theory:
     return lambda v: (v["S"] > columns) | (v["M"] > columns) | (v["N_swapped"] > columns)
 
 
+def cascade_below_the_top(columns: int) -> Theory:
+    """Wrong where an addition has such a cascade without the highest column, which a spare head covers."""
+
+    def wrong(v: dict[str, Tensor]) -> Tensor:
+        inner = longest(v["SC"][:, :-1].bool(), v["SS"][:, :-1].bool())
+        return (v["OPR"] == 0) & (inner > columns)
+
+    return wrong
+
+
 def misprint_shows(v: dict[str, Tensor]) -> Tensor:
     """Negative answers with a digit difference other than 0 and 5, where d - e and e - d differ mod 10."""
     return (v["SGN"] == 1) & (v["MD"] % 5 != 0).any(1)
@@ -216,6 +240,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "look_back_2": Algorithm(
         "The one-layer model: a carry comes from the next column, or through it from the one below.",
         "predecessor", adding(look_back(2)), subtracting(borrows_by_look_back(2)), cascade_above(2),
+    ),
+    "three_heads": Algorithm(
+        "All that one layer of three heads can do: look-back 2, and 3 for the leading digit, which needs no SA.",
+        "control", adding(carries_by_heads(3)), None, cascade_below_the_top(2),
     ),
     "sc_only": Algorithm(
         "A carry comes from the next column only.",

@@ -88,7 +88,7 @@ def below(carry: Tensor) -> Tensor:
 
 def longest(sure: Tensor, passes: Tensor) -> Tensor:
     """Int[n]: the longest run of one sure column and the passing columns right above it; 0 without any."""
-    run = torch.zeros_like(sure[:, 0], dtype=torch.long)
+    run = torch.zeros(len(sure), dtype=torch.long, device=sure.device)
     best = run
     for k in range(sure.shape[1]):
         run = torch.where(sure[:, k], 1, torch.where(passes[:, k] & (run > 0), run + 1, 0))
