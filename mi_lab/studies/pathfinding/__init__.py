@@ -44,6 +44,7 @@ from mi_lab.studies.pathfinding.measure import (
     development,
     exact,
     positions,
+    recorded_figures,
     trees,
 )
 from mi_lab.studies.pathfinding.recipes import recipes
@@ -58,8 +59,8 @@ __all__ = [
     "POLICIES", "Accuracy", "PathfindingTask", "Recovery", "Trees", "accuracy", "ancestors_attended",
     "attention_by_relation", "blocked", "by_length", "claims", "composition_matrix", "deduction", "development",
     "exact", "exercises", "explorers", "figures", "load", "mass_by_class", "memory_test", "patterns",
-    "pointer_test", "position_scores", "positions", "recipes", "relabelled", "relations", "scrub_figure",
-    "success", "task", "to_ancestors", "token_class", "trees", "untrained_twin",
+    "pointer_test", "position_scores", "positions", "recipes", "recorded_figures", "relabelled", "relations",
+    "scrub_figure", "success", "task", "to_ancestors", "token_class", "trees", "untrained_twin",
 ]  # fmt: skip
 
 

@@ -7,10 +7,11 @@ training run uses, and are the same for every model of a task.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -80,6 +81,22 @@ def development(recipe: str = "paper") -> dict[str, np.ndarray]:
     `publish.development_row`, [seed, step, ..]."""
     with np.load(HERE / "curves" / f"{recipe}.npz") as data:
         return {name: data[name] for name in data.files}
+
+
+@functools.lru_cache(maxsize=1)
+def _figures() -> dict[str, Any]:
+    return json.loads((HERE / "curves" / "figures.json").read_text())["models"]
+
+
+def recorded_figures(recipe: str = "paper", seed: int = 0) -> dict[str, Any]:
+    """What `record` measured on one model: scrub, relations, lengths, knockouts, and the weights' sha256.
+
+    Raises ValueError for a model that was not recorded.
+    """
+    found = _figures()
+    if f"{recipe}:{seed}" not in found:
+        raise ValueError(f"{recipe} seed {seed} was not recorded; there are {', '.join(found)}")
+    return found[f"{recipe}:{seed}"]
 
 
 def sources(*names: str) -> dict[str, str]:
@@ -232,7 +249,7 @@ def blocked(
 
 
 __all__ = [
-    "Accuracy", "Order", "Trees", "accuracy", "among", "ancestors_attended", "blocked", "deduction", "development", "exact",
-    "logits", "model", "positions", "published", "right_tokens", "seeds_of", "sources", "task_of",
-    "token_accuracy", "training_fingerprints", "trees",
+    "Accuracy", "Order", "Trees", "accuracy", "among", "ancestors_attended", "blocked", "deduction",
+    "development", "exact", "logits", "model", "positions", "published", "recorded_figures", "right_tokens",
+    "seeds_of", "sources", "task_of", "token_accuracy", "training_fingerprints", "trees",
 ]  # fmt: skip
