@@ -16,7 +16,7 @@ PACKAGE = ROOT / "mi_lab"
 # A module may import modules of lower levels, and of its own level only where ALSO says so.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("model",),
-    ("studies.base", "stack", "checkpoint", "bridge", "regress"),
+    ("studies.base", "stack", "checkpoint", "bridge", "regress", "labels"),
     ("run", "train", "zoo", "publish", "sites"),
     (
         "circuits",
@@ -59,7 +59,6 @@ ALSO = {
     ("sites", "run"),
     ("probe_result", "metrics"),
     ("probe", "probe_result"),
-    ("erase", "probe"),  # both take labels the same way
     ("lens", "probe"),  # a lens on labels is a probe
     ("lens", "circuits"),
     ("ablate", "metrics"),
