@@ -377,12 +377,9 @@ def test_what_moved_is_said():
     explorer = MAKERS["lookahead"]()
     found = explorer.set(edge=3)
     a, b = found.edge
-    change = found.after - found.before
+    moves = [f"{float(v):+.1f}".replace("-", "−") for v in found.after - found.before]
     caption = explorer.draw(found).caption
-    assert (
-        f"Without {a}>{b} the logit of {a} moves by {change[a]:+.1f}, that of {b} by {change[b]:+.1f}"
-        in caption
-    )
+    assert f"Without {a}>{b} the logit of {a} moves by {moves[a]}, that of {b} by {moves[b]}" in caption
     assert "Delete an edge." in explorer.draw(explorer.set(edge=0)).caption
 
 

@@ -217,7 +217,7 @@ def _arrow(stage: Stage, arrow: Arrow) -> str:
     weight = min(max(arrow.weight, 0.0), 1.0)
     end = arrow.end
     ink = colour(TOKEN_COLOURS.get(end.kind, "neutral"))
-    title = _title(stage, end, weight)
+    title = "" if end.kind in BEADS else _title(stage, end, weight)  # a bead says it itself
     far = math.hypot(x1 - x0, y1 - y0)
     if far < RADIUS:  # a neighbour, or the token itself: its bead says it
         return ""
@@ -235,7 +235,7 @@ def _arrow(stage: Stage, arrow: Arrow) -> str:
     base = (tip[0] - bx * head, tip[1] - by * head)
     if far < start + stop + head:
         return ""
-    line = f"M{x0 + ax * start:.1f} {y0 + ay * start:.1f}Q{cx:.1f} {cy:.1f} {base[0]:.1f} {base[1]:.1f}"
+    line = f"M{x0 + ax * start:.0f} {y0 + ay * start:.0f}Q{cx:.0f} {cy:.0f} {base[0]:.1f} {base[1]:.1f}"
     side = head * 0.5
     wedge = (
         f"M{tip[0]:.1f} {tip[1]:.1f}L{base[0] - by * side:.1f} {base[1] + bx * side:.1f}"

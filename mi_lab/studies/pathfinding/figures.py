@@ -59,7 +59,7 @@ def prompt_strip(task: PathfindingTask, text: str, caption: str = "", *, beside:
             f"{html.escape(words[at])}</span>"
         )
 
-    starts = [*range(0, edges, 3), *range(edges, root + 1), root + path]
+    starts = [*range(0, edges, 3), *range(edges, root + path + 1)]
     shown = root + path + 1
     groups = [
         f'<span class="mi-word">{"".join(map(chip, range(a, b)))}</span>'

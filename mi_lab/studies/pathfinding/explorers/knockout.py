@@ -15,7 +15,7 @@ from mi_lab.live import Choice
 from mi_lab.metrics import wilson
 from mi_lab.model import Transformer
 from mi_lab.run import run
-from mi_lab.studies.base import targets
+from mi_lab.stack import fast_matmul
 from mi_lab.studies.pathfinding import baselines, charts, measure
 from mi_lab.studies.pathfinding.charts import Drawing, Series
 from mi_lab.studies.pathfinding.circuit import CLASSES, token_class
@@ -83,16 +83,16 @@ def right_by_length(
     """Questions answered without a mistake, by path length 1.. ."""
     length = task.variables(tokens)["length"]
     hits = torch.zeros(task.longest_path + 1, dtype=torch.long)
-    for rows, lengths in zip(tokens.split(batch), length.split(batch)):
-        good = run(model, rows, edit=edit).logits[:, task.answer].argmax(-1) == targets(task, rows)
-        weights = task.weights(rows)
-        good = (good if weights is None else good | (weights == 0)).all(1)
-        hits += torch.bincount(lengths[good], minlength=len(hits))
+    with fast_matmul(model.device):
+        for rows, lengths in zip(tokens.split(batch), length.split(batch)):
+            found = run(model, rows, edit=edit).logits[:, task.answer]
+            good = measure.right_tokens(task, rows, found).all(1)
+            hits += torch.bincount(lengths[good], minlength=len(hits))
     return hits[1:].tolist()
 
 
 def record_knockouts(
-    model: Transformer, task: PathfindingTask, *, n: int = 2000, seed: int = 71, progress: bool = False
+    model: Transformer, task: PathfindingTask, *, n: int = 1000, seed: int = 71, progress: bool = False
 ) -> dict[str, Any]:
     """Every pathway in every choice of layers: plain JSON, for `knockout_explorer(.., recorded=..)`.
 
@@ -143,7 +143,8 @@ def knockout_explorer(
 ) -> Baked:
     """Close one or two pathways in some layers; see accuracy by path length, and one path.
 
-    recorded: from `record_knockouts`; without it, and for what it doesn't hold, n trees are measured.
+    recorded: from `record_knockouts`; without it, and for what it doesn't hold, n trees are measured, and
+    the page without a kernel has two choices of layers only.
     text: the question whose path is drawn.
     """
     text = text or examples(task)[0]
@@ -185,13 +186,16 @@ def knockout_explorer(
         {"first": "path → commas", "second": "nothing", "layers": "all"},
         {
             "first": Choice("forbid", names),
-            "second": Choice("and", names),
+            "second": Choice("also forbid", names),
             "layers": Choice("in layers", tuple(choices)),
         },
         compute,
         draw_knocked,
         "Close «path → commas», then «path → targets»: which one does this model live on, and from which layer?",
-        grid={"first": None, "layers": None},
+        grid={
+            "first": None,
+            "layers": None if recorded else [c for c in choices if c in ("all", "1 and later")],
+        },
     )
 
 

@@ -76,9 +76,9 @@ def _said(result: Deleted) -> str:
     if result.edge is None:
         return f"{first} Delete an edge."
     a, b = result.edge
-    change = result.after - result.before
+    moves = [f"{float(change):+.1f}".replace("-", "−") for change in result.after - result.before]
     return (
-        f"{first} Without {a}>{b} the logit of {a} moves by {change[a]:+.1f}, that of {b} by {change[b]:+.1f}; "
+        f"{first} Without {a}>{b} the logit of {a} moves by {moves[a]}, that of {b} by {moves[b]}; "
         f"the answer {'stays ' + str(now) if now == best else 'becomes ' + str(now)}."
     )
 

@@ -268,11 +268,7 @@ def prompt(task: PathfindingTask, seen: Look, layer: int, position: int) -> str:
         ink = colour(TOKEN_COLOURS.get(kind, "neutral"))
         weight = float(weights[at]) if at <= position else 0.0
         own = " mi-own" if at == position else ""
-        said = (
-            f';--w:{round(weight * 20) / 20:g}" title="attention {weight:.2f}'
-            if weight >= 0.025
-            else ";--w:0"
-        )
+        said = f";--w:{round(weight * 20) / 20:g}"  # in steps of 5 %: shorter pages
         words.append(
             f'<span class="mi-tok{own}" style="--c:{ink}{said}">{html.escape(seen.words[at])}</span>'
         )
@@ -315,7 +311,7 @@ def tree_explorer(
     *,
     texts: Sequence[str] = (),
     lens: Lens | None = None,
-    baked: int = 4,
+    baked: int = 3,
 ) -> TreeExplorer:
     """Edit the tree, the goal, the order of the edges; see what a token looks at in each layer, and the path.
 
