@@ -105,6 +105,11 @@ def _renamed(order: str) -> Callable[[bool], Measurement]:
     return run
 
 
+def _right(row: Row) -> bool:
+    """A share of what isn't there means nothing: the model must be right on these trees to begin with."""
+    return row["clean, correct"] >= 0.8
+
+
 P17 = Claim(
     "P17",
     "Forward reachability: edges gather the nodes below them",
@@ -113,8 +118,9 @@ P17 = Claim(
     "serve, donors that share only its ancestors don't.",
     "not in the paper, whose model climbs from the goal",
     Accept(
-        "memory, worst layer: descendants recover >= .85 of the first step's logit difference, ancestors <= .70",
-        lambda r: r["memory down"] >= 0.85 and r["memory up"] <= 0.70,
+        "the model is right on >= .8 of these trees; memory, worst layer: descendants recover >= .85 of the first "
+        "step's logit difference, ancestors <= .70",
+        lambda r: _right(r) and r["memory down"] >= 0.85 and r["memory up"] <= 0.70,
     ),
     _measure("backward"),
     (
@@ -133,8 +139,9 @@ P17B = Claim(
     "serve, donors that share only its descendants don't.",
     "not in the paper",
     Accept(
-        "memory, worst layer: ancestors recover >= .85 of the first step's logit difference, descendants <= .70",
-        lambda r: r["memory up"] >= 0.85 and r["memory down"] <= 0.70,
+        "the model is right on >= .8 of these trees; memory, worst layer: ancestors recover >= .85 of the first "
+        "step's logit difference, descendants <= .70",
+        lambda r: _right(r) and r["memory up"] >= 0.85 and r["memory down"] <= 0.70,
     ),
     _measure("random"),
     (
@@ -151,8 +158,9 @@ P17C = Claim(
     "goal's ancestors.",
     "deduction heads at the path token",
     Accept(
-        "memory: the edge alone recovers >= .90 in every layer; pointer: the goal's ancestors recover >= .90",
-        lambda r: r["memory edge"] >= 0.90 and r["pointer up"] >= 0.90,
+        "the model is right on >= .8 of these trees; memory: the edge alone recovers >= .90 in every layer; "
+        "pointer: the goal's ancestors recover >= .90",
+        lambda r: _right(r) and r["memory edge"] >= 0.90 and r["pointer up"] >= 0.90,
     ),
     _measure("backward"),
     (
