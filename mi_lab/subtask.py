@@ -291,7 +291,8 @@ def _elsewhere(model: Transformer, group: Group, stop: int) -> dict[str, Group]:
         places = [(node.position or 0) + step for node in group]
         if all(0 <= place < stop for place in places):
             shifted = tuple(Node(node.layer, node.head, place) for node, place in zip(group, places))
-            out[f"wrong position: {step:+d}"] = shifted
+            if not {*shifted} & {*group}:  # a spread group may stand in its own way
+                out[f"wrong position: {step:+d}"] = shifted
     sites = {(x.layer, x.position) for x in group if x.head is not None}
     heads = [Node(layer, h, position) for layer, position in sites for h in range(model.config.n_heads)]
     rest = tuple(node for node in heads if node not in group)

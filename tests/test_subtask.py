@@ -118,6 +118,12 @@ def test_one_of_two_equal_heads_moves_the_value_half_the_time():
     assert not e.holds()
 
 
+def test_a_decoy_shares_no_node_with_the_group():
+    e = interchange(planted(), copies(0), [Node(0, 0, 4), Node(0, 0, 5)])
+    assert not any(name.startswith("wrong position") for name in e.controls)
+    assert "wrong head: all others" in e.controls
+
+
 def test_free_running_gives_the_same_where_no_answer_token_is_read_again():
     for nodes in ([Node(0, 0, 4)], TWINS):
         one, two = (
