@@ -30,7 +30,10 @@ PACKAGE = ROOT / "mi_lab"
 # Page -> its modules in reading order. A module that is named nowhere goes to the page marked REST.
 PAGES: dict[str, tuple[str, ...]] = {
     "book/api/model": ("model", "stack", "train", "checkpoint", "zoo", "sweep", "bridge"),
-    "book/api/inside": ("run", "circuits", "ablate", "scrub", "probe", "lens", "llc"),
+    "book/api/inside": (
+        "run", "circuits", "ablate", "scrub", "scan", "locate", "algorithm", "sites", "labels", "probe",
+        "probe_result", "erase", "lens", "regress", "subtask", "sufficiency", "nodemap", "clusters", "groups", "node_table", "llc",
+    ),  # fmt: skip
     "book/api/claims": ("metrics", "claims", "ledger"),
     "book/api/show": ("plot", "live", "cli"),
     "book/api/studies": ("studies",),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mi_lab.model import LayerNorm, Transformer
 from mi_lab.run import run
+from mi_lab.sites import untrained_twin as untrained_twin
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
 UNRELATED = 99
@@ -163,8 +164,3 @@ def position_scores(model: Transformer, queries: Tensor, keys: Tensor, *, layer:
     q = torch.einsum("qd,hde->hqe", norm(queries), block.attn.W_Q) + block.attn.b_Q[:, None]
     k = torch.einsum("kd,hde->hke", norm(keys), block.attn.W_K) + block.attn.b_K[:, None]
     return q @ k.transpose(1, 2) / math.sqrt(model.config.d_head)
-
-
-def untrained_twin(model: Transformer, seed: int = 0) -> Transformer:
-    """A fresh model of the same shape: the control of every measure on weights and activations."""
-    return Transformer(model.config, generator=torch.Generator().manual_seed(0xBEEF + seed)).eval()

@@ -22,6 +22,7 @@ from mi_lab.circuits import direct_logit_attribution, head_outputs, ov_circuit, 
 from mi_lab.metrics import auc, pearson, spearman
 from mi_lab.model import Transformer, TransformerConfig
 from mi_lab.run import run
+from mi_lab.sites import untrained_twin as untrained_twin
 from mi_lab.studies.base import targets
 from mi_lab.studies.sorting.task import SortingTask
 
@@ -160,11 +161,6 @@ def attribution(model: Transformer, task: SortingTask, tokens: Tensor) -> Attrib
     positive = mean.clamp(min=0).sum(0)
     share = torch.where(positive > 0, mean.max(0).values / positive.clamp(min=1e-12), torch.ones(n))
     return Attribution(mean, mean.argmax(0), float(share[count > 0].mean()), count)
-
-
-def untrained_twin(model: Transformer, seed: int = 0) -> Transformer:
-    """Same shape, fresh weights: the control that knows nothing."""
-    return Transformer(model.config, generator=torch.Generator().manual_seed(10_000 + seed)).eval()
 
 
 @torch.no_grad()
