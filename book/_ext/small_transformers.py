@@ -32,12 +32,13 @@ PAGES: dict[str, tuple[str, ...]] = {
     "book/api/model": ("model", "stack", "train", "checkpoint", "zoo", "sweep", "bridge"),
     "book/api/inside": (
         "run", "circuits", "ablate", "scrub", "scan", "locate", "algorithm", "sites", "labels", "probe",
-        "probe_result", "erase", "lens", "regress", "subtask", "sufficiency", "nodemap", "clusters", "groups", "node_table", "llc",
-    ),  # fmt: skip
+        "probe_result", "erase", "lens", "regress", "subtask", "sufficiency", "nodemap", "node_table",
+        "clusters", "groups", "llc",
+    ),
     "book/api/claims": ("metrics", "claims", "ledger"),
     "book/api/show": ("plot", "live", "cli"),
     "book/api/studies": ("studies",),
-}
+}  # fmt: skip
 REST = "book/api/show"
 
 # Docstring paragraphs that start so become fields.
