@@ -20,9 +20,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-STUDIES = tuple(
-    sorted(path.parent.name for path in (Path(__file__).parent / "studies").glob("*/__init__.py"))
-)
+# A study is a folder with claims: a module `claims.py` or a package `claims/`.
+STUDIES = tuple(sorted({path.parent.name for path in (Path(__file__).parent / "studies").glob("*/claims*")}))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -60,6 +60,7 @@ def toy_study(monkeypatch):
     """Call it with claims: they become the study `sorting`."""
 
     def put(*claims: Claim) -> None:
+        monkeypatch.setattr(cli, "STUDIES", ("sorting",))
         monkeypatch.setattr(cli, "study", lambda name: types.SimpleNamespace(claims=claims, recipes={}))
 
     return put
@@ -122,7 +123,7 @@ def test_a_diverged_seed_is_named_and_gives_status_1(monkeypatch, tmp_path, caps
         ("sorting/papr", "there is no recipe 'sorting/papr'; did you mean sorting/paper?"),
         ("sorting/qqq", "there is no recipe 'sorting/qqq'; there are: paper, "),
         ("sorting", "there is no recipe 'sorting'; there are: paper, "),
-        ("sortin/paper", "there is no study 'sortin'; there are: sorting"),
+        ("sortin/paper", f"there is no study 'sortin'; there are: {', '.join(cli.STUDIES)}"),
     ],
 )
 def test_an_unknown_recipe_suggests_the_nearest(name, message, tmp_path, capsys):
@@ -223,7 +224,8 @@ def test_an_unknown_claim_is_refused_before_anything_is_measured(only, toy_study
 
 def test_an_unknown_study_is_refused(capsys):
     assert main(["claims", "grokking"]) == 2
-    assert capsys.readouterr().err == "mi-lab claims: there is no study 'grokking'; there are: sorting\n"
+    there = ", ".join(cli.STUDIES)
+    assert capsys.readouterr().err == f"mi-lab claims: there is no study 'grokking'; there are: {there}\n"
 
 
 def test_a_ledger_that_cannot_be_written_is_said_before_anything_is_measured(toy_study, tmp_path, capsys):
@@ -272,7 +274,12 @@ def test_worker_processes_give_the_same_verdicts_as_one(tmp_path, capsys):
     found = []
     for workers in ("1", "2"):
         out = tmp_path / f"{workers}.json"
-        assert main(["claims", "--fast", "--only", "S7,S7b", "--workers", workers, "--json", str(out)]) == 0
+        assert (
+            main(
+                ["claims", "sorting", "--fast", "--only", "S7,S7b", "--workers", workers, "--json", str(out)]
+            )
+            == 0
+        )
         found.append([replace(v, seconds=0) for v in read_ledger(out)["sorting"]])
     assert found[0] == found[1]
     assert json.loads(out.read_text())["command"] == "mi-lab claims sorting --fast"

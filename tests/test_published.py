@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import torch
 
 from mi_lab import zoo
 from mi_lab.metrics import score
-from mi_lab.studies.sorting import measure, recipes
+from mi_lab.studies.pathfinding import measure as tree_measure
+from mi_lab.studies.pathfinding import recipes as tree_recipes
+from mi_lab.studies.sorting import measure
 from mi_lab.studies.sorting.circuit import copying_margin
-from mi_lab.studies.sorting.recipes import UNPUBLISHED
 from mi_lab.train import describe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,37 +27,50 @@ FINAL = [n for n in NAMES if "_steps/" not in n]
 STEPS = [n for n in NAMES if "_steps/" in n]
 
 
+STUDIES = ("pathfinding", "sorting")
+
+
+def recipes_of(study: str):
+    """The recipes of a study, and the names of those that are not published."""
+    module = importlib.import_module(f"mi_lab.studies.{study}.recipes")
+    return module.recipes, module.UNPUBLISHED
+
+
 def recipe_of(name: str):
     study, recipe = name.split("/")[:2]
-    assert study == "sorting", f"a new study: say here where the recipes of {study} are"
-    return recipes[recipe.removesuffix("_steps")]
+    return recipes_of(study)[0][recipe.removesuffix("_steps")]
 
 
 def test_something_is_published():
     assert "sorting/paper" in FINAL
     assert "sorting/paper_steps/seed-0" in STEPS
+    assert {name.split("/")[0] for name in FINAL} == set(STUDIES), "a new study: name it in STUDIES"
 
 
-def test_every_recipe_is_published_with_all_its_seeds():
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_recipe_is_published_with_all_its_seeds(study):
     missing = {}
+    recipes, unpublished = recipes_of(study)
     for recipe in recipes.values():
-        if recipe.name in UNPUBLISHED:
+        if recipe.name in unpublished:
             continue
-        there = zoo.read(f"sorting/{recipe.name}").labels if f"sorting/{recipe.name}" in FINAL else ()
+        name = f"{study}/{recipe.name}"
+        there = zoo.read(name).labels if name in FINAL else ()
         if set(recipe.seeds) - set(there):
             missing[recipe.name] = sorted(set(recipe.seeds) - set(there))
-    assert missing == {}, "seeds still to be published: python -m mi_lab.studies.sorting.publish RUNS"
+    assert missing == {}, f"seeds still to be published: python -m mi_lab.studies.{study}.publish RUNS"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_published_file_says_where_it_came_from(name):
     found, recipe = zoo.read(name), recipe_of(name)
     source = found.provenance
-    assert source["study"] == "sorting"
+    study = name.split("/")[0]
+    assert source["study"] == study
     assert source["digest"] == recipe.digest, f"the recipe {recipe.name} has changed since {name} was trained"
     assert source["task"] == describe(recipe.task)
     assert source["description"] == recipe.description
-    assert source["command"] == f"mi-lab train sorting/{recipe.name}"
+    assert source["command"] == f"mi-lab train {study}/{recipe.name}"
     assert found.stack.config == recipe.config
     assert source["device"]
     assert all(seconds > 0 for seconds in source["seconds"])
@@ -84,11 +99,20 @@ def test_published_steps_are_checkpoints_of_a_published_seed(name):
     assert set(found.labels) <= {*recipe.checkpoints, recipe.steps}
     seed = found.provenance["seed"]
     assert name.endswith(f"/seed-{seed}")
-    final = zoo.read(f"sorting/{recipe.name}")
+    final = zoo.read(f"{name.split('/')[0]}/{recipe.name}")
     assert seed in final.labels
     if recipe.steps in found.labels:
         last = found.stack.flat[found.labels.index(recipe.steps)]
         torch.testing.assert_close(last, final.stack.flat[final.labels.index(seed)], atol=0, rtol=0)
+
+
+def check_exact(name: str, models: list[int]) -> None:
+    metrics = zoo.read(name).provenance["metrics"]
+    some = tree_measure.trees(tree_measure.task_of(recipe_of(name).name), 2000, 2)
+    for i in models:
+        found = tree_measure.accuracy(zoo.read(name).stack.model(i), some)
+        assert found.exact.value == pytest.approx(metrics["exact"][i], abs=5.1e-4), f"{name}, model {i}"
+        assert found.branch == pytest.approx(metrics["branches"][i], abs=5e-4), f"{name}, model {i}"
 
 
 def measured(name: str, i: int) -> tuple[float, float, float]:
@@ -102,6 +126,9 @@ def measured(name: str, i: int) -> tuple[float, float, float]:
 
 
 def check_metrics(name: str, models: list[int]) -> None:
+    if name.startswith("pathfinding/"):
+        check_exact(name, models)
+        return
     metrics = zoo.read(name).provenance["metrics"]
     for i in models:
         said = (metrics["token accuracy"][i], metrics["list accuracy"][i], metrics["loss"][i])
@@ -119,6 +146,14 @@ def test_the_first_model_of_a_file_is_as_good_as_it_says(name):
 @pytest.mark.parametrize("name", FINAL)
 def test_every_model_of_a_file_is_as_good_as_it_says(name):
     check_metrics(name, list(range(1, len(zoo.read(name).labels))))
+
+
+def test_recorded_figures_are_of_the_published_weights():
+    for recipe, seed in (("paper", 0), ("quick", 0), ("quick", 1)):
+        assert tree_measure.recorded_figures(recipe, seed)["sha256"] == zoo.sha256(f"pathfinding/{recipe}")
+    story, last = tree_measure.development("paper"), tree_recipes["paper"].steps
+    assert story["steps"].tolist() == list(tree_recipes["paper"].kept)
+    assert story["steps"][-1] == last
 
 
 CURVES = sorted(path.stem for path in (ROOT / "mi_lab/studies/sorting/curves").glob("*.npz"))

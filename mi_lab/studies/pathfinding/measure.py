@@ -170,7 +170,7 @@ def training_fingerprints(recipe: Recipe, seed: int) -> Tensor:
 
 def among(fingerprints: Tensor, sorted_others: Tensor) -> Tensor:
     """Bool[n]: is each hash one of the others?"""
-    place = torch.searchsorted(sorted_others, fingerprints).clamp(max=len(sorted_others) - 1)
+    place = torch.searchsorted(sorted_others, fingerprints.contiguous()).clamp(max=len(sorted_others) - 1)
     return sorted_others[place] == fingerprints
 
 
