@@ -22,12 +22,13 @@ import fcntl
 import hashlib
 import json
 import math
+import operator
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -59,6 +60,31 @@ def log_steps(last: int, count: int = 25, first: int = 10) -> tuple[int, ...]:
     return (0, *sorted({round(first * math.exp(ratio * i)) for i in range(count - 1)}))
 
 
+class Start(Protocol):
+    """What models start from instead of fresh weights; a value, like the recipe that holds it.
+
+    every: `apply` is called before the first step and again after every so many steps (after the last
+        one too, if it is due then, and before a checkpoint of that step is kept); None: only once.
+    """
+
+    @property
+    def every(self) -> int | None:
+        """Steps between two calls."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON, for the digest."""
+        ...
+
+    def model(self, seed: int, out: Path | str | None = None) -> Transformer:
+        """The donor for one seed; `out` is the folder in which `fit` keeps its runs."""
+        ...
+
+    def apply(self, model: Transformer, donor: Transformer, *, step: int) -> None:
+        """Overwrite what comes from the donor at this step, in place."""
+        ...
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a training run except the seed.
@@ -72,6 +98,7 @@ class Recipe:
     checkpoints: steps after which the weights are kept; `steps` itself is always kept.
     precision: "fp32", or "bf16" for matrix products in bfloat16 (weights, optimiser, LayerNorm, softmax
         and loss stay fp32): 1.6 times as fast on a CPU that has it, and not the same run.
+    start: weights that come from a donor, at the beginning or again and again; None means fresh ones.
     """
 
     name: str
@@ -92,9 +119,11 @@ class Recipe:
     seeds: tuple[int, ...] = (0,)
     checkpoints: tuple[int, ...] = field(default=())
     precision: Literal["fp32", "bf16"] = "fp32"
+    start: Start | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
+        every = self.start.every if self.start is not None else None
         checks = [
             ("optimiser", self.optimiser in ("adam", "adamw"), "'adam' or 'adamw'"),
             ("decay", self.decay in ("linear", "cosine", "constant"), "'linear', 'cosine' or 'constant'"),
@@ -105,11 +134,12 @@ class Recipe:
             ("steps", self.steps >= 1, "at least 1"),
             ("decay_from", 0 <= self.decay_from < 1, "in [0, 1)"),
             ("clip", self.clip is None or self.clip > 0, "positive or None"),
+            ("start.every", every is None or every >= 1, "at least 1 or None"),
             ("horizon", self.horizon is None or self.horizon >= self.steps, f"at least steps = {self.steps}"),
         ]
         for name, ok, wanted in checks:
             if not ok:
-                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be {wanted}, not {operator.attrgetter(name)(self)!r}")
         if self.task.n_ctx > self.config.n_ctx or len(self.task.vocab) > self.config.d_vocab:
             raise ValueError(
                 f"the task needs n_ctx >= {self.task.n_ctx} and d_vocab >= {len(self.task.vocab)}, "
@@ -138,6 +168,10 @@ class Recipe:
         out = {k: v for k, v in vars(self).items() if k not in ("task", "config", "description")}
         if self.precision == "fp32":  # the digests of models published before the choice existed stay
             del out["precision"]
+        if self.start is None:  # likewise
+            del out["start"]
+        else:
+            out["start"] = self.start.to_dict()
         return out | {"task": describe(self.task), "config": self.config.to_dict()}
 
     @property
@@ -153,12 +187,11 @@ def describe(task: Task) -> dict[str, Any]:
     A field with the metadata {"described": "if set"} is left out at its default: so a task can get a new
     knob without a new digest for the models that were trained before it.
     """
-    values = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
-    late = (
-        {f.name: f.default for f in fields(task) if f.metadata.get("described") == "if set"} if values else {}
-    )  # type: ignore[arg-type]
-    described = {k: v for k, v in values.items() if k not in late or v != late[k]}
-    return {"task": f"{type(task).__module__}.{type(task).__qualname__}", **described}
+    described: dict[str, Any] = {"task": f"{type(task).__module__}.{type(task).__qualname__}"}
+    if is_dataclass(task) and not isinstance(task, type):
+        late = {f.name: f.default for f in fields(task) if f.metadata.get("described") == "if set"}
+        described |= {k: v for k, v in asdict(task).items() if k not in late or v != late[k]}
+    return described
 
 
 class History(NamedTuple):
@@ -241,7 +274,7 @@ def fit(
     seeds: defaults to the recipe's. out: folder for the resumable state and the checkpoints; None
     keeps everything in memory. callback(step, stack): called at every checkpoint of each group.
     Raises ValueError for an unknown device, CheckpointError if `out` can't be written or belongs to
-    another recipe, RuntimeError if another run is using it.
+    another recipe, FolderInUse (a RuntimeError) if another run is using it.
     """
     chosen = pick_device(device)
     seeds = tuple(recipe.seeds if seeds is None else seeds)
@@ -279,9 +312,13 @@ def merge(histories: Sequence[History]) -> History:
     )
 
 
+class FolderInUse(RuntimeError):
+    """Another process is training in this folder."""
+
+
 @contextlib.contextmanager
 def held(folder: Path | None) -> Iterator[None]:
-    """Hold a run's folder for this process; raises RuntimeError if another process has it."""
+    """Hold a run's folder for this process; raises FolderInUse if another process has it."""
     if folder is None:
         yield
         return
@@ -294,7 +331,7 @@ def held(folder: Path | None) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RuntimeError(
+            raise FolderInUse(
                 f"{folder} is in use by another run; wait for it or choose another out="
             ) from error
         yield
@@ -318,6 +355,7 @@ class _Group:
             [parameter], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
         )
         self.generators = [torch.Generator(device).manual_seed(DATA_SEED + seed) for seed in seeds]
+        self.donors: list[Transformer] = []
         self.step = 0
         self.diverged: dict[int, int] = {}
         self.log: list[tuple[int, list[float], list[float]]] = []
@@ -328,8 +366,10 @@ class _Group:
         keep = set(recipe.kept)
         kept: dict[int, Stack] = {}
         if self.folder is not None and (self.folder / "state.safetensors").exists():
-            self._load_state()
+            self._load_state()  # with whatever came from the donors up to then
             kept = {s: self._load_checkpoint(s) for s in keep if s <= self.step}
+        else:
+            self._from_donors()
         base = bar.n
         bar.update(self.step)
         log_every = max(1, recipe.steps // 500)
@@ -347,6 +387,7 @@ class _Group:
             self.optimiser.param_groups[0]["lr"] = recipe.lr_at(self.step)
             self.optimiser.step()  # 4
             self.step += 1
+            self._from_donors()
             if self.step % log_every == 0 or self.step == recipe.steps:  # 5
                 self._note(loss, logits, tokens)
             now = time.monotonic()
@@ -381,6 +422,23 @@ class _Group:
             self.seconds,
             device_name(self.device),
         )
+
+    def _from_donors(self) -> None:
+        """Overwrite what comes from the donors, if something is due now; the optimiser's state stays.
+
+        The donors are fetched when first needed: a run that is only read back needs none.
+        """
+        start = self.recipe.start
+        if start is None or (self.step and (start.every is None or self.step % start.every)):
+            return
+        if not self.donors:
+            runs = None if self.folder is None else self.folder.parents[1]
+            self.donors = [start.model(seed, runs).to(self.device) for seed in self.seeds]
+        for i, donor in enumerate(self.donors):
+            model = self.stack.model(i)
+            with torch.no_grad():
+                start.apply(model, donor, step=self.step)
+            self.stack.copy_in(i, dict(model.state_dict()))
 
     def _draw(self) -> None:
         """The next POOL batches of every seed: Int[model, pool, batch, n_ctx]."""
@@ -491,5 +549,3 @@ class _Group:
         self.diverged = {int(k): v for k, v in meta["diverged"]}
         for i, generator in enumerate(self.generators):
             generator.set_state(tensors[f"generator.{i}"])
-        if self.step % POOL:
-            self._draw()
