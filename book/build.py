@@ -133,6 +133,25 @@ def share_circuitsvis(folder: Path) -> None:
     shutil.copy(Path(spec.origin).parent / "dist/cdn/iife.js", folder / "iife.js")
 
 
+def share_live(root: Path, static: Path) -> int:
+    """The one script of all live explorers, and the models of every study that has a `live.py`."""
+    studies = sorted(p.parent.name for p in (root / STUDIES).glob("*/live.py"))
+    program = "\n".join(
+        [
+            "import sys, importlib",
+            "from pathlib import Path",
+            "from mi_lab.live import live_explorer",
+            "static = Path(sys.argv[1])",
+            "live_explorer.write_script(static)",
+            "for study in sys.argv[2:]:",
+            "    live = importlib.import_module(f'mi_lab.studies.{study}.live')",
+            "    live.write(static.parent / live_explorer.MODELS)",
+        ]
+    )
+    command = [sys.executable, "-c", program, str(static), *studies]
+    return subprocess.run(command, env=environment(root), check=False).returncode
+
+
 def build(root: Path, *, fresh: bool = False) -> int:
     """Bring _build/html up to date; returns jupyter-book's exit code."""
     out = root / "_build"
@@ -164,6 +183,8 @@ def build(root: Path, *, fresh: bool = False) -> int:
     if code == 0:
         (out / "html/index.html").write_text(FRONT_DOOR, "utf8")
         share_circuitsvis(out / "html/_static/circuitsvis")
+        code = share_live(root, out / "html/_static")
+    if code == 0:
         write_state(state_path, machinery, keys)
     return code
 

@@ -267,10 +267,25 @@ def _packed(x: Tensor) -> dict[str, Any]:
     return {"shape": list(x.shape), "base64": base64.b64encode(_raw(x, "float32")).decode()}
 
 
+EXPLORERS = SOURCES / "explorers/start.js"
+
+
+def page_script() -> str:
+    """The engine and all explorers as the one script of a book: it turns every waiting place of the
+    page (`live.live_explorer`) into an explorer.
+    """
+    return bundle([EXPLORERS]) + "miLab.upgradeAll();\n"
+
+
+def widget_module() -> str:
+    """The same as the ES module of an anywidget."""
+    return bundle([EXPLORERS]) + "export default { render: globalThis.miLab.render };\n"
+
+
 # ---- the engine as one script ---------------------------------------------------------------------
 
-_IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w.]+)";\n', re.M)
-_REEXPORT = re.compile(r'^export \{([^}]*)\} from "\./([\w.]+)";\n', re.M)
+_IMPORT = re.compile(r'^import \{([^}]*)\} from "(\.\.?/[\w./]+)";\n', re.M)
+_REEXPORT = re.compile(r'^export \{([^}]*)\} from "(\.\.?/[\w./]+)";\n', re.M)
 _DECLARED = re.compile(r"^(?:export )?(?:async )?(?:function|const|let|class) \[?(\w+)(?:, (\w+)\])?", re.M)
 
 _SPAWN = """
@@ -299,17 +314,18 @@ def bundle(extra: Sequence[Path] = ()) -> str:
             return
         text = path.read_text("utf8")
         for _, target in [*_IMPORT.findall(text), *_REEXPORT.findall(text)]:
-            if target != "spawn.js":
+            if target != "./spawn.js":
                 visit((path.parent / target).resolve())
         order.append(path)
 
-    for path in (SOURCES / "serve.js", SOURCES / "index.js", *extra):
+    further = [path.resolve() for path in extra]
+    for path in (SOURCES / "serve.js", SOURCES / "index.js", *further):
         visit(path.resolve())
     parts = []
     seen: dict[str, str] = {"spawn": "spawn.js"}
     for path in order:
         text = path.read_text("utf8")
-        if path.name == "index.js" or path in extra:
+        if path.name == "index.js" or path in further:
             names += [x.strip() for group, _ in _REEXPORT.findall(text) for x in group.split(",")]
             names += re.findall(r"^export (?:async )?(?:function|const|class) (\w+)", text, re.M)
         text = _REEXPORT.sub("", _IMPORT.sub("", text))

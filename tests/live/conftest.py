@@ -44,14 +44,15 @@ def node_version(program: str) -> int:
 def tools(node: str) -> Path:
     """The folder of the development tools in package-lock.json, installed the first time."""
     folder = HERE / "node_modules"
-    if not (folder / "typescript").is_dir() or not (folder / "assemblyscript").is_dir():
+    wanted = ("typescript", "assemblyscript", "axe-core")
+    if not all((folder / name).is_dir() for name in wanted):
         npm = shutil.which("npm")
         if npm is None:
             skip_or_fail("the type checker is missing, and so is npm: run `npm ci --prefix tests/live`")
         command = [str(npm), "ci", "--no-audit", "--no-fund", "--prefix", str(HERE)]
         with open(HERE / ".npm.lock", "w") as lock:  # one of several test processes installs
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if (folder / "typescript").is_dir() and (folder / "assemblyscript").is_dir():
+            if all((folder / name).is_dir() for name in wanted):
                 return folder
             done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

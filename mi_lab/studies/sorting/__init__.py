@@ -51,12 +51,12 @@ from mi_lab.studies.sorting.recipes import recipes
 from mi_lab.studies.sorting.task import SortingTask
 
 if TYPE_CHECKING:  # loaded when first used: they bring matplotlib and widgets
-    from mi_lab.studies.sorting import exercises, explorers, figures, gpt2
+    from mi_lab.studies.sorting import exercises, explorers, figures, gpt2, live
 
 __all__ = [
     "Attention", "Attribution", "SortingTask", "Structure", "accuracy", "attention_order", "attribution",
     "causal_summary", "claims", "copying_margin", "count_runs", "development", "dissociation", "exercises",
-    "explorers", "figures", "gpt2", "hand_made_sorter", "lists", "llc_curves", "load", "model_at",
+    "explorers", "figures", "gpt2", "hand_made_sorter", "lists", "live", "llc_curves", "load", "model_at",
     "qk_similarity", "recipes", "removed", "roles", "runs_null", "smooth", "structure", "suppression_role",
     "task", "untrained_twin",
 ]  # fmt: skip
@@ -73,7 +73,7 @@ def load(name: str = "paper", seed: int = 0) -> Transformer:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("explorers", "exercises", "figures", "gpt2"):
+    if name in ("explorers", "exercises", "figures", "gpt2", "live"):
         import importlib
 
         return importlib.import_module(f"mi_lab.studies.sorting.{name}")

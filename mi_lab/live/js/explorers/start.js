@@ -1,0 +1,107 @@
+/** Where explorers begin: in the places of a built page, and as anywidgets. */
+
+import { SortingExplorer } from "./sorting.js";
+import { h } from "./dom.js";
+import { sameState } from "./link.js";
+
+/** @typedef {import("./link.js").State} State */
+
+/** @type {Record<string, any>} Kinds of explorers: (root, spec, initial state, options). */
+export const EXPLORERS = { sorting: SortingExplorer };
+
+/**
+ * Turn every place that waits for an explorer into one: an element with data-mi-live and, in a script
+ * of type application/json, {kind, id, spec, state}. What stands there goes when the explorer is ready.
+ * @param {ParentNode} [root]
+ */
+export function upgradeAll(root = document) {
+  for (const place of root.querySelectorAll("[data-mi-live]")) {
+    if (!(place instanceof HTMLElement) || place.dataset.miLive !== "waiting") continue;
+    place.dataset.miLive = "coming";
+    whenNear(place, () => upgrade(place));
+  }
+}
+
+/** @param {HTMLElement} place */
+function upgrade(place) {
+  const still = /** @type {HTMLElement | null} */ (place.querySelector(".mi-live-still"));
+  const script = place.querySelector("script[type='application/json']");
+  const { kind, id, spec, state } = JSON.parse(script?.textContent ?? "{}");
+  const root = h("div", { class: "mi-live-root", hidden: true });
+  place.append(root);
+  const ready = () => {
+    root.hidden = false;
+    still?.remove();
+    place.dataset.miLive = "ready";
+    place.dispatchEvent(new CustomEvent("mi-live-ready", { bubbles: true }));
+  };
+  const explorer = new EXPLORERS[kind](root, spec, state, {
+    id,
+    onReady: () => {
+      ready();
+      explorer.attention?.redraw();
+      explorer.output?.redraw();
+    },
+  });
+  /** @type {any} */ (place).miLive = explorer;
+  explorer.begin();
+  setTimeout(() => (root.hidden = false), 150); // a slow model shows its progress below the still picture
+}
+
+/**
+ * At once if the place is near what is seen, else when it comes near.
+ * @param {HTMLElement} place
+ * @param {() => void} act
+ */
+function whenNear(place, act) {
+  const linked = place.id && globalThis.location.hash.startsWith(`#${place.id}?`);
+  if (linked || place.getBoundingClientRect().top < 1.5 * globalThis.innerHeight) return act();
+  const watch = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    watch.disconnect();
+    act();
+  }, { rootMargin: "800px" });
+  watch.observe(place);
+}
+
+/**
+ * The view of an anywidget. Its traits are the fields of the state; models come from the kernel.
+ * @param {{model: any, el: HTMLElement}} view
+ */
+export function render({ model, el }) {
+  const { kind, id, spec, fields } = model.get("_live");
+  const read = () => Object.fromEntries(fields.map((/** @type {string} */ name) => [name, model.get(name)]));
+  /** @type {Map<string, {resolve: (x: Uint8Array) => void, reject: (x: Error) => void}>} */
+  const waiting = new Map();
+  const onMessage = (/** @type {any} */ message, /** @type {DataView[]} */ buffers) => {
+    const call = waiting.get(message.key);
+    if (!call) return;
+    waiting.delete(message.key);
+    const bytes = buffers?.[0];
+    if (bytes) call.resolve(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    else call.reject(new Error(message.error ?? "The kernel sent no model."));
+  };
+  const ask = (/** @type {string} */ key) =>
+    new Promise((resolve, reject) => {
+      waiting.set(key, { resolve, reject });
+      model.send({ want: "model", key });
+    });
+  const root = h("div", { class: "mi-live" });
+  el.append(root);
+  const explorer = new EXPLORERS[kind](root, spec, read(), { id, ask, links: false });
+  model.on("msg:custom", onMessage);
+  const stop = explorer.frame.follow((/** @type {State} */ state) => {
+    for (const name of fields) if (!sameState(state[name], model.get(name))) model.set(name, state[name]);
+    model.save_changes();
+  });
+  const outside = () => explorer.frame.set(read());
+  for (const name of fields) model.on(`change:${name}`, outside);
+  /** @type {any} */ (el).miLive = explorer;
+  explorer.begin();
+  return () => {
+    stop();
+    model.off("msg:custom", onMessage);
+    for (const name of fields) model.off(`change:${name}`, outside);
+    explorer.end();
+  };
+}
