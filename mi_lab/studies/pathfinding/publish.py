@@ -80,17 +80,18 @@ def development_row(model: Transformer, recipe: str) -> dict[str, list[float]]:
 
 
 def curves(recipe: Recipe, places: dict[int, Place]) -> None:
-    """Development at every kept step: the arrays of `development_row`, [seed, step, ..]."""
+    """Development at every other kept step: the arrays of `development_row`, [seed, step, ..]."""
+    steps = tuple(sorted({*recipe.kept[::2], recipe.steps}))
     table: dict[str, list[list[list[float]]]] = {}
     for place in places.values():
-        rows = [development_row(weights(place, recipe, s).model(0), recipe.name) for s in recipe.kept]
+        rows = [development_row(weights(place, recipe, s).model(0), recipe.name) for s in steps]
         for name in rows[0]:
             table.setdefault(name, []).append([row[name] for row in rows])
     CURVES.mkdir(exist_ok=True)
     arrays = {name: np.array(value, dtype=np.float32) for name, value in table.items()}
     np.savez_compressed(
         CURVES / f"{recipe.name}.npz",
-        steps=np.array(recipe.kept),
+        steps=np.array(steps),
         seeds=np.array(list(places)),
         **arrays,  # type: ignore[arg-type]
     )

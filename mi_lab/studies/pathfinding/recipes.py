@@ -34,7 +34,8 @@ PAPER = Recipe(
     betas=(0.9, 0.99),
     weight_decay=0.01,
     batch=64,
-    steps=24_000,
+    steps=12_940,
+    horizon=24_000,
     warmup=300,
     decay="cosine",
     clip=1.0,
@@ -59,7 +60,8 @@ def small(name: str, description: str, task: PathfindingTask = SMALL, **changes:
         config=config(task, **shape),
         **{  # type: ignore[arg-type]
             "lr": 2e-3, "batch": 128, "steps": 3000, "warmup": 100, "decay": "cosine", "decay_from": 0.0,
-            "final_lr": 0.0, "precision": "fp32", "seeds": (0, 1, 2), "checkpoints": log_steps(3000, 12, first=100),
+            "final_lr": 0.0,
+            "horizon": None, "precision": "fp32", "seeds": (0, 1, 2), "checkpoints": log_steps(3000, 12, first=100),
             **changes,
         },
     )  # fmt: skip
@@ -103,7 +105,10 @@ _all = [
     middle("middle_long", "Twice as long.", steps=12_000, checkpoints=log_steps(12_000, 9, first=400)),
 ]  # fmt: skip
 recipes: dict[str, Recipe] = {recipe.name: recipe for recipe in _all}
-# Weights in mid-training that are published, for the explorers: seed -> steps.
-KEPT_STEPS: dict[str, dict[int, tuple[int, ...]]] = {"paper": {0: (778, 8975, 15454)}}
-# Recipes whose models are not published: trained in the chapter.
-UNPUBLISHED = ("live",)
+# Recipes whose development is recorded, and weights in mid-training that are published: seed -> steps.
+KEPT_STEPS: dict[str, dict[int, tuple[int, ...]]] = {"paper": {}, "middle": {}}
+# Recipes whose models are not (yet) published; `live` is trained in the chapter.
+UNPUBLISHED = (
+    "live", "quick_goal_hidden", "middle_padding", "middle_slow", "middle_fixed", "middle_ascending",
+    "middle_random", "middle_backward", "middle_short", "middle_deep", "middle_long",
+)  # fmt: skip

@@ -22,7 +22,7 @@ from mi_lab.studies.pathfinding.explorers.knockout import record_knockouts
 from mi_lab.studies.pathfinding.scrubbing import HYPOTHESES, figure
 
 FILE = m.HERE / "curves" / "figures.json"
-MODELS = (("paper", 0), ("quick", 0), ("quick", 1))
+MODELS = (("paper", 0), ("middle", 0), ("quick", 0), ("quick", 1))
 QUERIES = ("target", "comma", "source")
 
 

@@ -20,8 +20,8 @@ from mi_lab.studies.pathfinding.roads import Direction, memory_test, pointer_tes
 
 N = 100
 REACH = 15  # levels: as far as the tree goes
-# The paper's size, and the small models that solve their task in backward order by another road.
-MODELS = ("paper", "quick")
+# The full size, and the small models that solve their task in backward order.
+MODELS = ("paper", "middle", "quick")
 
 HYPOTHESES: tuple[tuple[str, Direction, int], ...] = (
     ("edge", "up", 0),
