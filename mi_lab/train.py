@@ -330,10 +330,12 @@ def held(folder: Path | None) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise FolderInUse(
                 f"{folder} is in use by another run; wait for it or choose another out="
             ) from error
+        except OSError as error:
+            raise ValueError(f"the output folder {folder} can't be locked: {error.strerror}") from error
         yield
 
 
