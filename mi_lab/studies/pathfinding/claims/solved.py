@@ -141,14 +141,15 @@ P1B = Claim(
 )
 
 
-def _hidden(model: Transformer, recipe: str = "paper", *, hide: bool = True) -> Row:
-    some = m.trees(m.task_of(recipe, hide_goal=hide), 3000)
-    found = m.accuracy(model, some)
+def _hidden(model: Transformer, *, hide: bool = True) -> Row:
+    shown, hidden = (m.trees(m.task_of("paper", hide_goal=h), 3000) for h in (False, hide))
+    with_goal, found = m.accuracy(model, shown), m.accuracy(model, hidden)
     return {
         "exact": found.exact.value,
+        "goal shown": with_goal.exact.value,
         "first_step": found.hard,
-        "random_descent": float(baselines.success(some.truth, "random").mean()),
-        "deeper": float(baselines.success(some.truth, "deeper").mean()),
+        "random_descent": float(baselines.success(hidden.truth, "random").mean()),
+        "deeper": float(baselines.success(hidden.truth, "deeper").mean()),
         **{f"P{p + 1}": x for p, x in enumerate(found.by_length)},
     }
 
@@ -157,18 +158,22 @@ P1C = Claim(
     "P1C",
     "Without the goal the model falls back to what depth tells",
     OURS,
-    "With the goal token masked, exact match stays below .70: the goal-blind rule 'enter the deeper subtree' "
-    "reaches .565 at n = 16.",
+    "A model that solves the task stays below .70 exact with the goal token masked: the goal-blind rule 'enter the "
+    "deeper subtree' reaches .565 at n = 16.",
     "not reported",
-    Accept("exact < .70 with the goal masked", lambda r: r["exact"] < 0.70),
+    Accept(
+        "exact >= .90 with the goal shown, < .70 with it masked",
+        lambda r: r["goal shown"] >= 0.90 and r["exact"] < 0.70,
+    ),
     per_seed("paper", _hidden, "exact", sample="3,000 trees, goal token replaced by a comma"),
     (
         Control(
-            "goal shown",
+            "nothing masked",
             per_seed("paper", lambda model: _hidden(model, hide=False), "exact", sample="3,000 trees"),
         ),
     ),
-    "Random descent is not the floor: the path side of the root is deeper for every P >= 8.",
+    "Random descent is not the floor: the path side of the root is deeper for every P >= 8. Masking is a prompt "
+    "that the model never saw; a model trained without the goal would be the fairer comparison.",
 )
 
 
