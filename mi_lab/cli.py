@@ -3,6 +3,7 @@
 mi-lab zoo                         what is published, and how to train it again
 mi-lab train sorting/paper --seeds 0-7 --out runs
 mi-lab claims sorting --json ledger.json
+mi-lab export sorting/paper --html page.html
 mi-lab bench                       speed against what one would use instead
 mi-lab new-study parity            a folder for a study of your own
 """
@@ -49,6 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     claims.add_argument("--fast", action="store_true", help="fewer seeds and examples")
     claims.add_argument("--only", help="claim ids, e.g. S1,S4")
     claims.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: cores)")
+
+    export = commands.add_parser("export", help="write a model and an explorer for it as one HTML file")
+    export.add_argument("checkpoint", help="a published name, e.g. sorting/paper, or a .safetensors file")
+    export.add_argument("--html", metavar="FILE", required=True, help="the file to write")
+    export.add_argument(
+        "--label", type=int, help="which model of the checkpoint (seed or step); default: first"
+    )
+    export.add_argument("--title", help="heading of the page")
+    export.add_argument(
+        "--float32", action="store_true", help="weights in full precision: a file of twice the size"
+    )
 
     bench = commands.add_parser("bench", help="run a benchmark of the repository's folder benchmarks/")
     bench.add_argument("name", nargs="?", help="its name; without one, the list and the recorded results")
@@ -215,6 +227,45 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def _export(args: argparse.Namespace) -> int:
+    import torch
+
+    from mi_lab import checkpoint, zoo
+    from mi_lab.live.one_page import one_page
+
+    path = Path(args.checkpoint)
+    published = path.suffix != ".safetensors"
+    out = Path(args.html)
+    found = zoo.read(args.checkpoint) if published else checkpoint.load(path)
+    _check_writable(out)
+    label = found.labels[0] if args.label is None else args.label
+    model = found.model(label)
+    source = found.provenance
+    name = args.checkpoint if published else path.stem
+    vocab = tokens = position = None
+    with contextlib.suppress(ValueError, KeyError, AttributeError):  # a model of nobody's task has numbers
+        task = study(source["study"]).recipes[source["recipe"]["name"]].task
+        vocab, tokens = task.vocab, task.sample(1, generator=torch.Generator().manual_seed(1))[0]
+        tokens, position = tokens[: model.config.n_ctx], task.answer.start
+        if len(vocab) != model.config.d_vocab:
+            vocab = tokens = position = None
+    load = f'zoo.load("{name}", {label})' if published else f"checkpoint.load({str(path)!r}).model({label})"
+    sha = checkpoint.sha256(zoo.find(args.checkpoint) if published else path)
+    text = one_page(
+        model,
+        title=args.title or f"{name}, {label}",
+        tokens=tokens,
+        position=position,
+        vocab=vocab,
+        python=[f"from mi_lab import {'zoo' if published else 'checkpoint'}", f"model = {load}"],
+        about=f"{name}, model {label}, {model.n_parameters:,} weights; checkpoint SHA-256 {sha}. Made by mi-lab.",
+        dtype="float32" if args.float32 else "float16",
+    )
+    out.write_text(text, "utf8")
+    print(f"{out}: {len(text.encode()) / 1000:,.0f} kB, opens in any browser")
+    return 0
+
+
 def _bench(args: argparse.Namespace) -> int:
     import subprocess
 
@@ -244,7 +295,14 @@ def _new_study(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"train": _train, "zoo": _zoo, "claims": _claims, "bench": _bench, "new-study": _new_study}
+COMMANDS = {
+    "train": _train,
+    "zoo": _zoo,
+    "claims": _claims,
+    "export": _export,
+    "bench": _bench,
+    "new-study": _new_study,
+}
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 1. `sphinx_thebe` is a default extension of jupyter-book 1.x. Even when it is off, it puts an
    unpkg.com address and a script that throws into every page. Its listeners are disconnected.
-2. The theme preloads icon fonts that it draws as SVG anyway; opened as a file, a page logs an error
-   for each. Those three tags are taken out of the finished pages.
+2. The theme brings its icons twice. Fonts draw them; a script of 1.5 MB (543 kB compressed) that would
+   draw them again as SVG, and follows every change of a live figure, is taken out of the finished
+   pages. So are the tags that preload fonts: opened as a file, a page logs an error for each. Pages
+   with a live explorer ask for its script in their head.
 3. A Jupyter widget without HTML of its own would leave a blank place, and its state would weigh on the
    page: the place gets the label "needs a kernel", the state is left out. Notebook progress bars vanish.
 4. The pages in `book/api/` hold the line `<!-- api -->`; it becomes one section for every module of
@@ -228,16 +230,29 @@ def _without_thebe(app: Sphinx) -> None:
     app.registry.css_files[:] = [one for one in app.registry.css_files if "thebe" not in str(one[0])]
 
 
-PRELOAD = re.compile(r'\s*<link rel="preload" as="font"[^>]*>')
+PRELOAD = re.compile(
+    r'\s*<link rel="preload" as="font"[^>]*>|\s*<script src="[^"]*/fontawesome/[^"]*"></script>'
+    r'|\s*<link rel="preload" as="script" href="[^"]*/fontawesome/[^"]*"[^>]*>'
+)
 
 
-def _without_preloads(app: Sphinx, exception: Exception | None) -> None:
+def finished_page(text: str, root: str) -> str:
+    """A finished page's HTML without what only costs, and with the explorers' script asked for early."""
+    text = PRELOAD.sub("", text)
+    script = f'<script async src="{root}_static/mi-lab-live.js"></script>'
+    if 'data-mi-live="waiting"' in text and script not in text:
+        text = text.replace("</head>", f"{script}\n</head>", 1)
+    return text
+
+
+def _finish_pages(app: Sphinx, exception: Exception | None) -> None:
     if exception is not None or app.builder.format != "html":
         return
     for path in Path(app.outdir).rglob("*.html"):
         text = path.read_text("utf8")
-        if PRELOAD.search(text):
-            path.write_text(PRELOAD.sub("", text), "utf8")
+        done = finished_page(text, "../" * (len(path.relative_to(app.outdir).parts) - 1))
+        if done != text:
+            path.write_text(done, "utf8")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -250,6 +265,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", _without_widget_state, priority=100)
     app.connect("source-read", _read_source)
     app.connect("env-get-outdated", _outdated)
-    app.connect("build-finished", _without_preloads)
+    app.connect("build-finished", _finish_pages)
     app.connect("autodoc-process-docstring", _process_docstring)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -30,8 +30,7 @@ MODELS = "_static/mi-lab-models"
 _LOADER = """
 (function () {
   if (window.miLab) return window.miLab.upgradeAll();
-  if (window.miLabComing) return;
-  window.miLabComing = true;
+  if (document.querySelector("script[src*='%(script)s']")) return;
   const script = document.createElement("script");
   script.src = new URL((document.documentElement.dataset.content_root || "./") + "%(script)s", document.baseURI).href;
   document.head.appendChild(script);

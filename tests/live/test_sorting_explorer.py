@@ -159,8 +159,10 @@ def test_by_mouse(open_page):
     assert state_of(page)["output"] == 7
     box.get_by_role("button", name="next output").click()
     assert state_of(page)["output"] == 8
-    box.get_by_text("head 0", exact=True).nth(1).click()
+    box.locator("svg text.press").first.click()
     assert state_of(page)["node"] == "L0H0"
+    box.get_by_role("radiogroup", name="Highlight").get_by_text("all").click()
+    assert state_of(page)["node"] == ""
     box.locator("canvas").first.click(position={"x": 30, "y": 60})
     assert state_of(page)["row"] > state_of(page)["column"]
     box.get_by_label("seed").select_option("3")

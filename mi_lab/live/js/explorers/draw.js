@@ -22,26 +22,29 @@ export function short(x) {
 
 /** A share as a percentage. @param {number} p */
 export function percent(p) {
-  return p > 0.9995 ? "100 %" : p >= 0.1 ? `${(100 * p).toFixed(0)} %` : `${(100 * p).toFixed(1)} %`;
+  return p > 0.9995 ? "100\u00a0%" : `${(100 * p).toFixed(p >= 0.1 ? 0 : 1)}\u00a0%`;
 }
 
 /**
  * A drawing that is made anew when its place changes its width.
  * @param {string} label  what a screen reader says at first
- * @param {(svg: SVGSVGElement, width: number) => number} draw  draws, returns the height
+ * @param {(svg: SVGElement, width: number) => number} draw  draws, returns the height
  */
 export function drawing(label, draw) {
   const svg = s("svg", { role: "img", "aria-label": label });
   let width = 0;
   const redraw = () => {
-    const wide = Math.round(svg.getBoundingClientRect().width) || 640;
-    width = wide;
-    svg.replaceChildren();
-    const height = draw(svg, wide);
-    svg.setAttribute("viewBox", `0 0 ${wide} ${height}`);
+    width ||= Math.round(svg.getBoundingClientRect().width); // measured once: it makes the page lay itself out
+    const group = s("g");
+    const height = draw(group, width || 640);
+    svg.setAttribute("viewBox", `0 0 ${width || 640} ${height}`);
+    svg.replaceChildren(group);
   };
-  const watch = new ResizeObserver(() => {
-    if (width && Math.abs(svg.getBoundingClientRect().width - width) >= 1) redraw();
+  const watch = new ResizeObserver((entries) => {
+    const now = Math.round(entries[entries.length - 1].contentRect.width);
+    if (!now || Math.abs(now - width) < 1) return;
+    width = now;
+    redraw();
   });
   watch.observe(svg);
   return { svg, redraw, stop: () => watch.disconnect(), label: (/** @type {string} */ text) => svg.setAttribute("aria-label", text) };
@@ -67,21 +70,21 @@ export function drawing(label, draw) {
 
 /**
  * Tokens in a line, and below them one line of attention weights per head.
- * @param {SVGSVGElement} svg
+ * @param {SVGElement} svg
  * @param {number} width
  * @param {{tokens: StripToken[], rows: StripRow[], query: number, wanted: number | null}} content
  *   query: the token that looks; wanted: the token that it ought to find
  */
 export function strip(svg, width, { tokens, rows, query, wanted }) {
   const narrow = width < 520;
-  const left = narrow ? 0 : 112;
+  const left = narrow ? 0 : 124;
   const cell = (width - left) / tokens.length;
   const size = Math.min(14, Math.max(8.5, cell * 0.56));
   const rowHeight = narrow ? 40 : 30;
   const middle = (/** @type {number} */ i) => left + (i + 0.5) * cell;
   tokens.forEach((token, i) => {
     const wide = token.text.length > 2;
-    const text = s("text", { x: middle(i), y: 34, "text-anchor": "middle", "font-size": wide ? Math.min(size, cell * 0.44) : size,
+    const text = s("text", { x: middle(i), y: 34, "text-anchor": "middle", "font-size": wide && cell >= 12 ? Math.min(size, cell * 0.44) : size,
       class: [token.bad ? "bad" : "", token.faint ? "faint" : ""].join(" "), "font-weight": i === query ? 700 : null }, token.text);
     if (i === query) svg.append(s("rect", { x: left + i * cell + 0.5, y: 19, width: cell - 1, height: 22, rx: 4, fill: "none", stroke: "var(--x-ink)", "stroke-width": 1.5 }));
     if (token.bad) svg.append(s("path", { d: `M${middle(i) - size * 0.62} 38 h${size * 1.24}`, stroke: "var(--x-bad)", "stroke-width": 1.5, "stroke-dasharray": "2 1.5" }));
@@ -89,7 +92,9 @@ export function strip(svg, width, { tokens, rows, query, wanted }) {
       svg.append(s("path", { d: `M${middle(i) - 4} 11 l4 6 l4 -6 z`, fill: "var(--x-good)" }));
       svg.append(s("text", { x: middle(i), y: 8, "text-anchor": "middle", "font-size": 10.5, style: "fill:var(--x-good)" }, "next"));
     }
-    svg.append(text);
+    const every = Math.ceil(26 / cell); // not all words fit into narrow columns
+    const near = Math.abs(i - query) < every && i !== query;
+    if (cell >= 12 || i === query || (i % every === 0 && !near)) svg.append(text);
     if (!token.press) return;
     const hit = s("rect", { x: left + i * cell, y: 16, width: cell, height: 28, fill: "transparent", class: "press", onclick: token.press });
     if (token.title) hit.append(s("title", {}, token.title));
@@ -122,7 +127,7 @@ export function strip(svg, width, { tokens, rows, query, wanted }) {
 
 /**
  * Bars over numbers 0..n-1, upwards and downwards, some series beside each other.
- * @param {SVGSVGElement} svg
+ * @param {SVGElement} svg
  * @param {number} width
  * @param {number} top  where the panel begins
  * @param {{series: {values: ArrayLike<number>, colour: string | ((i: number) => string), dim?: boolean, name: string}[], n: number,
@@ -159,7 +164,7 @@ export function bars(svg, width, top, panel) {
 
 /**
  * Numbers below the bars.
- * @param {SVGSVGElement} svg @param {number} width @param {number} top
+ * @param {SVGElement} svg @param {number} width @param {number} top
  * @param {{n: number, every: number, marked: number | null, markText: string, present: readonly number[]}} axis
  */
 export function numberAxis(svg, width, top, { n, every, marked, markText, present }) {

@@ -28,6 +28,8 @@ export class SortingExplorer {
   #tables = null;
   /** @type {{heads: number, parts: ReturnType<typeof segments>[]}} */
   #heads = { heads: -1, parts: [] };
+  /** @type {ReturnType<typeof segments> | undefined} */
+  #node;
   /** @type {ReturnType<typeof heatMap>[]} */
   #maps = [];
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -68,10 +70,11 @@ export class SortingExplorer {
     const other = textField(frame, "other", "Second list", { hint: "its run lends the patched head its output", extra: [again] });
     this.otherBox = other.box;
     const headsError = frame.field("heads", this.headsBox, { show: (_, state) => this.#showHeads(state) });
-    this.nodeError = frame.field("node", this.headsBox, { show: () => {} });
+    this.nodeBox = h("div", {});
+    this.nodeError = frame.field("node", this.nodeBox, { show: () => {} });
     model.box.classList.add("mi-x-third");
     seed.box.classList.add("mi-x-small");
-    frame.controls.append(list.box, output.box, this.headsBox, headsError, this.nodeError, other.box, model.box, seed.box, step.box);
+    frame.controls.append(list.box, output.box, this.headsBox, headsError, other.box, model.box, seed.box, step.box);
     output.box.classList.add("mi-x-wide");
     // pictures
     this.attention = drawing("attention", (svg, width) => this.#drawAttention(svg, width));
@@ -89,7 +92,7 @@ export class SortingExplorer {
     this.reading = h("p", {});
     const read = h("div", { class: "mi-x-read" }, this.row.box, this.column.box, this.reading);
     frame.views.append(
-      h("div", { class: "mi-x-view" }, this.attentionCaption, this.attention.svg),
+      h("div", { class: "mi-x-view" }, this.attentionCaption, this.attention.svg, this.nodeBox, this.nodeError),
       h("div", { class: "mi-x-view" }, outputCaption, this.output.svg),
       h("div", { class: "mi-x-view" }, view.box, viewError, this.maps, read));
   }
@@ -122,9 +125,13 @@ export class SortingExplorer {
           frame.set({ heads });
         }, headColour(i)));
       this.#heads = { heads: state.heads.length, parts };
+      const nodes = state.heads.map((/** @type {string} */ _, /** @type {number} */ i) => ({ value: `L0H${i}`, text: `head ${i}` }));
+      this.#node = segments(frame, "node", "Highlight", [{ value: "", text: "all" }, ...nodes], (node) => frame.set({ node }));
+      this.nodeBox.replaceChildren(this.#node.box);
       this.headsBox.replaceChildren(...parts.map((/** @type {ReturnType<typeof segments>} */ part) => part.box));
     }
     this.#heads.parts.forEach((part, i) => part.show(state.heads[i]));
+    this.#node?.show(state.node);
     this.otherBox.hidden = !state.heads.includes("patch");
   }
 
@@ -171,7 +178,7 @@ export class SortingExplorer {
     const headline = `${before} the model writes ${word} (${percent(result.probability[best])}), which is ${verdict}. In this list ${whole}.`;
     say(frame.headline, headline);
     frame.announce(headline);
-    say(this.attentionCaption, `Where each head looks from \u201c${wordOf(result.tokens[result.row], spec)}\u201d. Choose another output in the line of tokens.`);
+    say(this.attentionCaption, `Where each head looks from \u201c${wordOf(result.tokens[result.row], spec)}\u201d. Press an output in the line of tokens to go there.`);
     this.attention.label(result.attention.map((weights, i) => {
       const top = argmax(weights);
       return `Head ${i} looks most at ${wordOf(result.tokens[top], spec)}, ${percent(weights[top])}`;
@@ -183,7 +190,7 @@ export class SortingExplorer {
     if (first) this.onReady?.();
   }
 
-  #drawAttention(/** @type {SVGSVGElement} */ svg, /** @type {number} */ width) {
+  #drawAttention(/** @type {SVGElement} */ svg, /** @type {number} */ width) {
     const { result, frame, spec } = this;
     const state = this.#good;
     if (!result || !state) return 1;
@@ -212,7 +219,7 @@ export class SortingExplorer {
     return strip(svg, width, { tokens, rows, query: result.row, wanted: wanted < 0 ? null : wanted });
   }
 
-  #drawOutput(/** @type {SVGSVGElement} */ svg, /** @type {number} */ width) {
+  #drawOutput(/** @type {SVGElement} */ svg, /** @type {number} */ width) {
     const { result, spec } = this;
     const state = this.#good;
     if (!result || !state) return 1;

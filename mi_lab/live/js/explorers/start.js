@@ -1,5 +1,6 @@
 /** Where explorers begin: in the places of a built page, and as anywidgets. */
 
+import { GenericExplorer } from "./generic.js";
 import { SortingExplorer } from "./sorting.js";
 import { h } from "./dom.js";
 import { sameState } from "./link.js";
@@ -7,7 +8,7 @@ import { sameState } from "./link.js";
 /** @typedef {import("./link.js").State} State */
 
 /** @type {Record<string, any>} Kinds of explorers: (root, spec, initial state, options). */
-export const EXPLORERS = { sorting: SortingExplorer };
+export const EXPLORERS = { generic: GenericExplorer, sorting: SortingExplorer };
 
 /**
  * Turn every place that waits for an explorer into one: an element with data-mi-live and, in a script

@@ -42,7 +42,7 @@ const CSS = `
 .mi-x .mi-x-error:not(:empty)::before { content: "\\2715\\00a0"; }
 .mi-x-choice { display: flex; flex-wrap: wrap; gap: 0.2rem 0.7rem; align-items: center; min-width: 0; } .mi-x-label { font-size: 0.88rem; font-weight: 600; }
 .mi-x-swatch { display: inline-block; width: 0.7em; height: 0.7em; border-radius: 2px; margin-right: 0.4em; }
-.mi-x-heads { display: flex; flex-wrap: wrap; gap: 0.45rem 1.6rem; align-items: center; } .mi-x-view > .mi-x-choice { margin-bottom: 0.5rem; }
+.mi-x-heads { display: flex; flex-wrap: wrap; gap: 0.45rem 1.6rem; align-items: center; } .mi-x-view > .mi-x-choice { margin-bottom: 0.5rem; } .mi-x-view svg + div { margin-top: 0.5rem; }
 .mi-x-segments { display: inline-flex; border: 1px solid var(--x-rule); border-radius: 5px; background: var(--x-paper); overflow: clip; max-width: 100%; }
 .mi-x-segments input { position: absolute; opacity: 0; width: 1px; height: 1px; margin: 0; }
 .mi-x-segments label { padding: 0.22rem 0.7rem; font-size: 0.88rem; cursor: pointer; border-left: 1px solid var(--x-rule); margin: 0; min-height: 1.85rem; }
@@ -53,19 +53,22 @@ const CSS = `
 .mi-x-busy progress { width: 8rem; height: 0.5rem; accent-color: var(--x-accent); }
 .mi-x p.mi-x-headline { font-size: 1.02rem; margin: 0.2rem 0 0.5rem; } .mi-x-headline:empty { display: none; }
 .mi-x-views { display: grid; gap: 0.9rem; } .mi-x-views > * { min-width: 0; }
-.mi-x-view { background: var(--x-paper); border: 1px solid var(--x-rule); border-radius: 6px; padding: 0.55rem 0.7rem 0.6rem; }
+.mi-x-view { contain: layout style; background: var(--x-paper); border: 1px solid var(--x-rule); border-radius: 6px; padding: 0.55rem 0.7rem 0.6rem; }
 .mi-x .mi-x-caption { font-size: 0.88rem; color: var(--x-quiet); margin: 0 0 0.35rem; } .mi-x-caption b { color: var(--x-ink); font-weight: 600; }
 .mi-x-view svg { display: block; width: 100%; height: auto; overflow: visible; font-family: inherit; font-variant-numeric: tabular-nums; }
 .mi-x-view svg text { fill: var(--x-ink); } .mi-x-view svg .quiet { fill: var(--x-quiet); } .mi-x-view svg .bad { fill: var(--x-bad); font-weight: 650; }
 .mi-x-view svg .press { cursor: pointer; } .mi-x-view svg .faint { opacity: 0.42; }
 .mi-x-maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); gap: 0.6rem 1.2rem; max-width: 44rem; }
 .mi-x-map { margin: 0; } .mi-x-map canvas { display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; cursor: crosshair; touch-action: pan-y; }
-.mi-x figure.mi-x-map { margin: 0; } .mi-x-map figcaption { font-size: 0.88rem; font-weight: 600; margin: 0 0 0.2rem; }
+.mi-x figure.mi-x-map { margin: 0; max-width: 26rem; } .mi-x-map figcaption { font-size: 0.88rem; font-weight: 600; margin: 0 0 0.2rem; }
 .mi-x-frame { position: relative; border: 1px solid var(--x-rule); margin-left: 1.9rem; }
 .mi-x-mark { position: absolute; border: 2px solid var(--x-ink); pointer-events: none; }
 .mi-x-tick { position: absolute; font-size: 0.72rem; line-height: 1; color: var(--x-quiet); font-variant-numeric: tabular-nums; }
 .mi-x-axis { font-size: 0.8rem; color: var(--x-quiet); text-align: center; padding-top: 1rem; margin-left: 1.9rem; } .mi-x p.mi-x-axis { padding-top: 1.05rem; }
 .mi-x-read { display: flex; flex-wrap: wrap; gap: 0.4rem 1rem; align-items: end; margin-top: 0.5rem; font-size: 0.92rem; } .mi-x-read p { flex: 1 1 14rem; }
+.mi-x ol.mi-x-next { list-style: none; margin: 0; padding: 0; font-variant-numeric: tabular-nums; } .mi-x-next li { display: flex; gap: 0.5rem; align-items: center; margin: 0; line-height: 1.5; }
+.mi-x-word { min-width: 3.2em; text-align: right; font-weight: 600; } .mi-x-bar { height: 0.7em; background: var(--x-neutral); border-radius: 2px; min-width: 1px; }
+.mi-x-button[aria-pressed="false"] { color: var(--x-quiet); text-decoration: line-through; border-style: dashed; }
 .mi-x-python pre { margin: 0.7rem 0 0.4rem; padding: 0.6rem 0.8rem; background: var(--x-paper); color: var(--x-ink); border: 1px solid var(--x-rule); border-radius: 5px;
   font: 0.82rem/1.5 var(--mi-mono, ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace); white-space: pre-wrap; overflow-wrap: anywhere; }
 .mi-x-python pre code { font: inherit; background: none; border: 0; padding: 0; color: inherit; }
