@@ -34,13 +34,13 @@ from mi_lab.train import FolderInUse, Recipe, fit, held
 Measure = Callable[[Transformer], Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """One seed of a recipe to train, and what to measure on the trained model.
 
     measure(model) -> JSON: a function at the top level of a module, a `functools.partial` of one with
     plain arguments, or a dataclass with `__call__`; None keeps only loss and accuracy. Raises ValueError
-    for a measure that can't be sent to a worker or told from another one.
+    for a measure that can't be sent to a worker or told from another one. Jobs with one key are equal.
     """
 
     recipe: Recipe
@@ -48,12 +48,23 @@ class Job:
     measure: Measure | None = None
 
     def __post_init__(self) -> None:
-        _ = self.key
+        _ = self.key  # now, where the source of the measure can be read: a worker may not have it
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @functools.cached_property
+    def measure_identity(self) -> Any:
+        """See `identity`."""
+        return identity(self.measure)
 
     @functools.cached_property
     def key(self) -> str:
         """Sixteen hex digits: another recipe, seed or measure has another key."""
-        return digest([self.recipe.digest, self.seed, identity(self.measure)])
+        return digest([self.recipe.digest, self.seed, self.measure_identity])
 
     @property
     def name(self) -> str:
@@ -187,7 +198,7 @@ def write_result(job: Job, out: Path, **measured: Any) -> None:
         "recipe": job.recipe.to_dict(),
         "digest": job.recipe.digest,
         "seed": job.seed,
-        "measure": identity(job.measure),
+        "measure": job.measure_identity,
         "versions": versions(),
     }
     body = json.loads(json.dumps(about | measured))
@@ -197,12 +208,13 @@ def write_result(job: Job, out: Path, **measured: Any) -> None:
 
 def pack(job: Job) -> bytes:
     """A job to be sent; what a script or notebook defines goes by value where cloudpickle is there."""
-    if job.measure is not None and measure_name(job.measure).startswith("__main__."):
+    data = pickle.dumps(job)
+    if b"__main__" in data:
         with contextlib.suppress(ImportError):
             import cloudpickle  # pyright: ignore[reportMissingImports]
 
             return cloudpickle.dumps(job)
-    return pickle.dumps(job)
+    return data
 
 
 @contextlib.contextmanager
@@ -253,7 +265,8 @@ def work(payload: bytes, out: str, device: str, attempt: int) -> Outcome:
     try:
         job: Job = pickle.loads(payload)
     except Exception as error:
-        return Outcome("failed", f"a worker can't import what the job needs: {error!r}", fatal=True)
+        why = f"a worker can't load the job ({error!r}); what a notebook defines needs cloudpickle installed"
+        return Outcome("failed", why, fatal=True)
     with _ONE_AT_A_TIME:
         threads = torch.get_num_threads()
         one_thread()

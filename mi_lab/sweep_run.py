@@ -7,10 +7,11 @@ was lost goes back to those that wait. It knows nothing of what a job does (`mi_
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -87,11 +88,15 @@ class Dispatcher:
     ) -> None:
         self.jobs, self.out, self.device, self.tries = jobs, out, device, tries
         self.on_result = on_result or (lambda _: None)
-        self.executor, self.make = (executor, None) if isinstance(executor, Executor) else (None, executor)
+        given = isinstance(executor, Executor)
+        self.executor: Executor | None = executor if given else None
+        self.make: Callable[[], Executor] | None = None if given else executor
         self.window = 1 if executor is Here else len(jobs)  # here, results are to arrive one by one
-        self.waiting = sorted(jobs, key=lambda job: -job.cost)
+        self.waiting = dict.fromkeys(sorted(jobs, key=lambda job: -job.cost))
         self.sent: set[Job] = set()
         self.flying: dict[Future, Job] = {}
+        self.landed: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self.busy: set[tuple[str, int]] = set()  # training runs that a job in flight belongs to
         self.not_before: dict[Job, float] = {}
         self.lost: dict[Job, tuple[int, int]] = {}  # times in a row without a step forward, step reached
         self.vain = 0  # broken executors in a row on which no job had begun
@@ -131,53 +136,59 @@ class Dispatcher:
         """Is the result of a waiting job there? Then it has arrived."""
         result = read_result(job, self.out)
         if result is not None:
-            self.waiting.remove(job)
+            del self.waiting[job]
             self.results[job] = result
             self.on_result(result)
         return result is not None
 
     def _send(self) -> None:
         """Submit what may run now: of a training run one job at a time."""
-        busy = {job.folder(self.out) for job in self.flying.values()}
         for job in list(self.waiting):
-            folder, later = job.folder(self.out), self.not_before.get(job)
+            run, later = (job.recipe.name, job.seed), self.not_before.get(job)
             if len(self.flying) >= self.window:
                 return
-            if folder in busy or (later is not None and (later > time.monotonic() or self._take(job))):
+            if run in self.busy or (later is not None and (later > time.monotonic() or self._take(job))):
                 continue
-            if self.executor is None and self.make is not None:
-                self.executor = self.make()
-            assert self.executor is not None
+            executor = self._ready()
             self.sent.add(job)
             try:
                 attempt = time.monotonic_ns()
-                future = self.executor.submit(work, pack(job), str(self.out), self.device, attempt)
+                future = executor.submit(work, pack(job), str(self.out), self.device, attempt)
             except BrokenExecutor as error:
                 self._broken(error)
                 return
             except RuntimeError as error:
                 raise self._error(f"the executor takes no jobs ({error})") from error
-            busy.add(folder)
-            self.waiting.remove(job)
+            self.busy.add(run)
+            del self.waiting[job]
             self.flying[future] = job
+            future.add_done_callback(self.landed.put)
+
+    def _ready(self) -> Executor:
+        """The executor; a new one if it is ours to make and there is none, or no longer."""
+        if self.executor is None:
+            make = self.make
+            assert make is not None
+            self.executor = make()
+        return self.executor
 
     def _collect(self) -> None:
         """Wait a moment and deal with what has landed."""
         if not self.flying:
             time.sleep(POLL if self.waiting else 0)  # what is left is with another sweep
             return
-        landed, _ = wait(self.flying, timeout=POLL, return_when=FIRST_COMPLETED)
-        errors = [self._landed(future) for future in landed]
-        for error in errors:
+        with contextlib.suppress(queue.Empty):
+            future = self.landed.get(timeout=POLL)
+            error = self._land(future) if future in self.flying else None
             if isinstance(error, BrokenExecutor):
                 self._broken(error)
-                break
 
-    def _landed(self, future: Future) -> BaseException | None:
+    def _land(self, future: Future) -> BaseException | None:
         """Deal with one future that is done; the error, if it is the executor's and not the job's."""
         job = self.flying.pop(future)
         self.sent.discard(job)
-        self.waiting.insert(0, job)
+        self.busy.discard((job.recipe.name, job.seed))
+        self.waiting[job] = None
         error = CancelledError("it was cancelled") if future.cancelled() else future.exception()
         if error is not None:
             self._worker_lost(job, error)
@@ -219,7 +230,7 @@ class Dispatcher:
         """The executor has failed all its jobs: take them back and replace it, if that can be done."""
         self.vain += 1
         for future in wait(self.flying, timeout=60).done:
-            self._landed(future)
+            self._land(future)
         self._close()
         if self.make is None:
             raise self._error(
@@ -233,7 +244,7 @@ class Dispatcher:
             ) from error
 
     def _fail(self, job: Job, why: str) -> None:
-        self.waiting.remove(job)
+        del self.waiting[job]
         self.failures[job] = why
 
     def _close(self) -> None:
@@ -275,8 +286,11 @@ def watching(look: Callable[[], tuple[int, str]], total: int, progress: bool) ->
         bar.update(steps - bar.n)
 
     def watch() -> None:
-        while not over.wait(POLL):
+        pause = POLL
+        while not over.wait(pause):
+            began = time.monotonic()
             draw()
+            pause = max(POLL, 20 * (time.monotonic() - began))  # thousands of runs on a slow file server
 
     thread = threading.Thread(target=watch, daemon=True)
     try:

@@ -74,12 +74,6 @@ def impatient(monkeypatch):
     monkeypatch.setattr(train, "STATE_SECONDS", train.STATE_SECONDS)
 
 
-@pytest.fixture(scope="module")
-def pool():
-    with processes(2) as pool:
-        yield pool
-
-
 JOBS = grid([SHORT, LONG], seeds=(0, 1), measure=norm_of_embedding)
 
 
@@ -113,9 +107,11 @@ def test_a_sweep_trains_and_measures(serial):
     }  # fmt: skip
 
 
-def test_processes_give_the_same_bit_for_bit(tmp_path, serial, pool):
+@pytest.mark.slow
+def test_processes_give_the_same_bit_for_bit(tmp_path, serial):
     arrived = []
-    results = quiet(JOBS, pool, out=tmp_path, on_result=lambda r: arrived.append(r.job))
+    with processes(2) as pool:
+        results = quiet(JOBS, pool, out=tmp_path, on_result=lambda r: arrived.append(r.job))
     same(results, serial)
     assert sorted(arrived, key=JOBS.index) == JOBS
 
@@ -179,6 +175,21 @@ def test_a_measure_that_cannot_travel_is_named():
         Job(SHORT, 0, functools.partial(scaled, factor=torch.ones(1)))
     with pytest.raises(ValueError, match=r"measure math.floor|plain JSON"):
         Job(SHORT, 0, __import__("math").floor)
+
+
+def test_what_a_notebook_defines_goes_by_value(tmp_path, monkeypatch):
+    import __main__
+
+    exec("def here(model): return 7\nhere.version = 1", vars(__main__))
+    there = Job(replace(SHORT, steps=1), 0, __main__.here)
+    payload, plain = sweep_jobs.pack(there), pickle.dumps(there)
+    del __main__.here
+    monkeypatch.setattr(sweep_jobs, "identity", lambda _: pytest.fail("a worker has no source"))
+    assert sweep_jobs.work(payload, str(tmp_path), "cpu", 0) == sweep_jobs.Outcome("done")
+    assert read_result(there, tmp_path).value == 7
+    failed = sweep_jobs.work(plain, str(tmp_path), "cpu", 0)
+    assert failed.fatal
+    assert "can't load the job" in failed.why
 
 
 def test_a_measure_must_return_json(tmp_path):
@@ -246,7 +257,7 @@ def test_a_full_disk_stops_the_sweep_and_keeps_what_is_done(tmp_path, monkeypatc
     same(again, serial)
 
 
-def test_a_job_that_another_sweep_is_doing_is_waited_for(tmp_path, pool, serial):
+def test_a_job_that_another_sweep_is_doing_is_waited_for(tmp_path, serial):
     """The other one gives up without a result: the claim is free at once, and the job is done here."""
     claim = claimed(JOBS[0].folder(tmp_path))
     claim.__enter__()
@@ -258,7 +269,8 @@ def test_a_job_that_another_sweep_is_doing_is_waited_for(tmp_path, pool, serial)
             assert JOBS[0] not in arrived
             claim.__exit__(None, None, None)
 
-    same(quiet(JOBS, pool, out=tmp_path, on_result=release), serial)
+    with ThreadPoolExecutor(2) as threads:
+        same(quiet(JOBS, threads, out=tmp_path, on_result=release), serial)
 
 
 # what `claimed` does, without the seconds that importing torch takes
