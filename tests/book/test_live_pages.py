@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from tests.book.built import HTML
@@ -46,3 +49,24 @@ def test_every_explorer_comes_alive(name, how, browser, server):
         assert places.nth(i).locator(".mi-x-headline").inner_text()
     assert wrong == []
     page.context.close()
+
+
+def test_icon_fonts_keep_the_icons_that_pages_name(tmp_path):
+    """The theme's own fonts and style sheet, cut for a page with two icons."""
+    theme = pytest.importorskip("pydata_sphinx_theme")
+    tools = pytest.importorskip("fontTools.ttLib")
+    found = next(Path(theme.__file__).parent.glob("theme/**/static/vendor/fontawesome/*"))
+    folder = tmp_path / "_static/vendor/fontawesome" / found.name
+    shutil.copytree(found, folder, ignore=shutil.ignore_patterns("js"))
+    (tmp_path / "page.html").write_text('<i class="fa-solid fa-bars"></i><i class="fa-brands fa-github"></i>')
+    build = load("book/build.py")
+    assert build.lighten_icons(tmp_path) >= 2
+    css = (folder / "css/all.min.css").read_text()
+    assert "woff2" not in css
+    assert "truetype" not in css
+    solid, brands = (folder / f"webfonts/fa-{name}.woff" for name in ("solid-900", "brands-400"))
+    assert solid.stat().st_size + brands.stat().st_size < 5_000
+    assert 0xF0C9 in tools.TTFont(solid).getBestCmap()
+    assert 0xF09B in tools.TTFont(brands).getBestCmap()
+    assert build.lighten_icons(tmp_path) >= 2
+    assert (folder / "css/all.min.css").read_text() == css
