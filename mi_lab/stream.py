@@ -42,7 +42,7 @@ def evaluate(
     classes: str | Callable[[Tensor], Tensor] | None = None,
     free_running: bool = True,
     seed: int = 0,
-    batch: int = 2048,
+    batch: int = 512,
     keep: int = 100,
 ) -> Evaluation:
     """Ask a model n fresh questions and grade the whole answers.
