@@ -8,6 +8,7 @@ above) and chaining (edges hold only themselves) are told apart by renaming node
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -60,6 +61,16 @@ def roads(recipe: str, seed: int, order: str, *, twin: bool = False) -> Row:
     return row
 
 
+def _right(row: Row) -> bool:
+    """A share of what isn't there means nothing: the model must be right on these trees to begin with."""
+    return row["clean, correct"] >= 0.8
+
+
+def _where_right(row: Row) -> Row:
+    """The row with its shares left out (NaN) where the model is wrong on these trees anyway."""
+    return row if _right(row) else {k: v if k.endswith("correct") else math.nan for k, v in row.items()}
+
+
 def _measure(
     order: str, models: Sequence[str] = MODELS, *, twin: bool = False
 ) -> Callable[[bool], Measurement]:
@@ -69,7 +80,7 @@ def _measure(
         for name in there:
             for seed in m.seeds_of(name, fast):
                 units.append(f"{name} seed {seed}")
-                rows.append(roads(name, seed, order, twin=twin))
+                rows.append(_where_right(roads(name, seed, order, twin=twin)))
         return table(
             units, rows, "memory down", sample=f"{N} trees with the other side as deep, P >= 3; a donor for every edge",
             sources=m.sources(*there),
@@ -103,11 +114,6 @@ def _renamed(order: str) -> Callable[[bool], Measurement]:
         return Measurement(found.units, values, found.headline, found.sample)
 
     return run
-
-
-def _right(row: Row) -> bool:
-    """A share of what isn't there means nothing: the model must be right on these trees to begin with."""
-    return row["clean, correct"] >= 0.8
 
 
 P17 = Claim(
