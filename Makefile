@@ -70,7 +70,8 @@ chapters: $(STAMP)
 	$(if $(NOTEBOOKS),$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --timeout=900 -W default -n $(WORKERS) --dist loadfile -p no:cacheprovider $(NOTEBOOKS),@echo "no notebooks yet")
 
 pages: $(STAMP)
-	$(PY) -m pytest -m browser -n $(WORKERS) -p no:cacheprovider tests/book tests/live
+	$(PY) -m pytest -m browser -n $(WORKERS) -p no:cacheprovider tests/book
+	$(PY) -m pytest -m browser -n $(WORKERS) -p no:cacheprovider tests/live  # by itself: one Playwright a process
 
 serve: book
 	@echo "http://127.0.0.1:$(PORT)  (Ctrl-C ends)"
