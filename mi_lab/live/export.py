@@ -274,7 +274,11 @@ def page_script() -> str:
     """The engine and all explorers as the one script of a book: it turns every waiting place of the
     page (`live.live_explorer`) into an explorer.
     """
-    return bundle([EXPLORERS]) + "miLab.upgradeAll();\n"
+    # an async script may run while the page is still read: a place could stand there without its state
+    return bundle([EXPLORERS]) + (
+        'if (document.readyState === "loading") '
+        'document.addEventListener("DOMContentLoaded", () => miLab.upgradeAll());\nelse miLab.upgradeAll();\n'
+    )
 
 
 def widget_module() -> str:
