@@ -7,7 +7,8 @@ several, with their provenance. A study adds its own metrics: see `mi_lab.studie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,3 +78,14 @@ def write_steps(
     many = torch.cat([weights(place, recipe, step).flat for step in steps])
     more = {**about, "seed": seed, "labels are": "steps"}
     checkpoint.save(path, Stack(recipe.config, many), labels=steps, provenance=more)
+
+
+def main(study: str, recipes: Mapping[str, Recipe], publish: Callable[[Path, Recipe], str]) -> None:
+    """`python -m mi_lab.studies.STUDY.publish RUNS [RECIPE ...]`: publish those, or all, saying what was written."""
+    torch.set_num_threads(1)
+    if len(sys.argv) < 2:
+        sys.exit(f"usage: python -m mi_lab.studies.{study}.publish RUNS [RECIPE ...]")
+    for name in sys.argv[2:] or recipes:
+        if name not in recipes:
+            sys.exit(f"unknown recipe {name!r}; there are {', '.join(recipes)}")
+        print(publish(Path(sys.argv[1]), recipes[name]), flush=True)

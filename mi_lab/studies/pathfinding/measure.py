@@ -158,6 +158,7 @@ def accuracy(model: Transformer, some: Trees) -> Accuracy:
     )
 
 
+@functools.lru_cache(maxsize=2)
 def training_fingerprints(recipe: Recipe, seed: int) -> Tensor:
     """Int64[trees]: hashes of every tree that a seed was trained on, by drawing its data again (sorted)."""
     generator = torch.Generator().manual_seed(DATA_SEED + seed)

@@ -8,7 +8,6 @@ development. Everything is computed from the fp16 weights that readers will load
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +98,4 @@ def curves(recipe: Recipe, places: dict[int, Place]) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    if len(sys.argv) < 2:
-        sys.exit("usage: python -m mi_lab.studies.sorting.publish RUNS [RECIPE ...]")
-    for name in sys.argv[2:] or recipes:
-        if name not in recipes:
-            sys.exit(f"unknown recipe {name!r}; there are {', '.join(recipes)}")
-        print(publish(Path(sys.argv[1]), recipes[name]), flush=True)
+    published.main("sorting", recipes, publish)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -89,32 +89,24 @@ def _measure(
     return run
 
 
-def _swapped(order: str) -> Callable[[bool], Measurement]:
-    """Ancestors in the place of descendants and the other way round: the hypothesis must fail."""
+def _exchanged(order: str, given: Mapping[str, str]) -> Callable[[bool], Measurement]:
+    """The memory's numbers of one hypothesis (value) in the place of another's (key): it must fail."""
     real = _measure(order)
 
     def run(fast: bool) -> Measurement:
         found = real(fast)
-        values = dict(found.values)
-        values["memory up"], values["memory down"] = found.values["memory down"], found.values["memory up"]
-        return Measurement(found.units, values, found.headline, found.sample)
+        changed = {f"memory {to}": found.values[f"memory {of}"] for to, of in given.items()}
+        return Measurement(found.units, {**found.values, **changed}, found.headline, found.sample)
 
     return run
 
 
-def _renamed(order: str) -> Callable[[bool], Measurement]:
-    """Everything renamed, the edge itself too, in the place of each hypothesis."""
-    real = _measure(order)
-
-    def run(fast: bool) -> Measurement:
-        found = real(fast)
-        values = dict(found.values)
-        for name in ("edge", "up", "down"):
-            values[f"memory {name}"] = found.values["memory nothing"]
-        return Measurement(found.units, values, found.headline, found.sample)
-
-    return run
-
+SWAPPED: Mapping[str, str] = {"up": "down", "down": "up"}
+RENAMED: Mapping[str, str] = {
+    "edge": "nothing",
+    "up": "nothing",
+    "down": "nothing",
+}  # everything renamed, the edge itself too
 
 P17 = Claim(
     "P17",
@@ -130,8 +122,8 @@ P17 = Claim(
     ),
     _measure("backward"),
     (
-        Control("ancestors and descendants exchanged", _swapped("backward")),
-        Control("everything renamed", _renamed("backward")),
+        Control("ancestors and descendants exchanged", _exchanged("backward", SWAPPED)),
+        Control("everything renamed", _exchanged("backward", RENAMED)),
         Control("untrained twin", _measure("backward", twin=True)),
     ),
     "Donors share the tree's shape: whether depth is used is not asked. Formed after a look at small models "
@@ -151,8 +143,8 @@ P17B = Claim(
     ),
     _measure("random"),
     (
-        Control("ancestors and descendants exchanged", _swapped("random")),
-        Control("everything renamed", _renamed("random")),
+        Control("ancestors and descendants exchanged", _exchanged("random", SWAPPED)),
+        Control("everything renamed", _exchanged("random", RENAMED)),
     ),
     "In backward order it is impossible: a parent's edge stands behind its children's.",
 )
@@ -170,7 +162,7 @@ P17C = Claim(
     ),
     _measure("backward"),
     (
-        Control("everything renamed", _renamed("backward")),
+        Control("everything renamed", _exchanged("backward", RENAMED)),
         Control("untrained twin", _measure("backward", twin=True)),
     ),
     "Registers would break the first half at long distances: the test asks for P >= 3, most of it short.",
