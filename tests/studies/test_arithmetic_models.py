@@ -7,7 +7,7 @@ import torch
 
 from mi_lab.model import Transformer
 from mi_lab.studies.arithmetic import measure, paper_table
-from mi_lab.studies.arithmetic.recipes import CELLS, compact, config, initialised, recipes, starts
+from mi_lab.studies.arithmetic.recipes import CELLS, compact, config, recipes
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 from mi_lab.studies.arithmetic.transfer import AS_CODED, PARTS, FromDonor, permuted, shuffled, transplant
 from mi_lab.train import fit
@@ -57,7 +57,7 @@ def test_failures_stand_under_the_operations_that_a_model_has():
 def test_every_configuration_of_the_paper_has_a_recipe():
     for row in paper_table.ROWS:
         if not row.grokfast:
-            recipe = (recipes | initialised)[row.cell]
+            recipe = recipes[row.cell]
             shape = recipe.config
             assert (shape.n_layers, shape.n_heads, shape.d_model, shape.d_head) == (
                 row.layers,
@@ -67,28 +67,28 @@ def test_every_configuration_of_the_paper_has_a_recipe():
             )
             assert recipe.task.digits == row.digits
             assert recipe.task.operations == {"add": "+", "sub": "-"}.get(row.kind, "+-")
-            assert (row.donor_cell is None) == (row.cell not in starts)
+            assert (row.donor_cell is None) == (recipe.start is None)
             if row.donor_cell:
-                assert starts[row.cell].donor == recipes[row.donor_cell]
+                assert recipe.start.donor == recipes[row.donor_cell]
 
 
 def test_paper_width_is_the_papers():
     shape = recipes["paper"].config
     assert (shape.d_model, shape.d_head, shape.d_mlp, shape.n_ctx) == (510, 170, 2040, 22)
     assert Transformer(shape).n_parameters == pytest.approx(6.28e6, rel=2e-3)
-    assert starts["paper_mix"].donor == recipes["paper"]
+    assert recipes["paper_mix"].start.donor == recipes["paper"]
 
 
 def test_names_are_unique_and_no_started_model_trains_from_scratch_by_mistake():
-    assert not recipes.keys() & initialised.keys()
-    assert initialised.keys() == starts.keys()
-    assert len(recipes) + len(initialised) >= len(CELLS)
-    for name, start in starts.items():
-        if start.every is not None:
+    assert len(recipes) >= len(CELLS)
+    for name, recipe in recipes.items():
+        assert name == recipe.name
+        assert (recipe.start is not None) == name.startswith(("ins", "paper_mix"))
+        if recipe.start is not None and recipe.start.every is not None:
             assert name.startswith(("ins2", "ins3"))
-    assert starts["ins3_mix_d6_l4_h3"].again == "heads_and_mlps"
-    assert starts["ins1_mix_d3_l2_h3_output"].parts == "with_output"
-    assert starts["ins1_mix_d5_l2_h3_subtraction"].donor == recipes["sub_d5_l2_h3"]
+    assert recipes["ins3_mix_d6_l4_h3"].start.again == "heads_and_mlps"
+    assert recipes["ins1_mix_d3_l2_h3_output"].start.parts == "with_output"
+    assert recipes["ins1_mix_d5_l2_h3_subtraction"].start.donor == recipes["sub_d5_l2_h3"]
 
 
 def test_a_recipe_trains():

@@ -23,13 +23,13 @@ from mi_lab.model import Transformer
 from mi_lab.studies.arithmetic import classes, edges, paper_table, transfer
 from mi_lab.studies.arithmetic.algorithms import ALGORITHMS, Algorithm
 from mi_lab.studies.arithmetic.measure import Failures, by_class, by_edge, exhaustive, right, uniform
-from mi_lab.studies.arithmetic.recipes import initialised, recipes, starts
+from mi_lab.studies.arithmetic.recipes import recipes
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 from mi_lab.studies.arithmetic.trace import trace
 
 __all__ = [
     "ALGORITHMS", "Algorithm", "ArithmeticTask", "Failures", "by_class", "by_edge", "claims", "classes",
-    "edges", "exhaustive", "initialised", "load", "paper_table", "recipes", "right", "starts", "task",
+    "edges", "exhaustive", "load", "paper_table", "recipes", "right", "task",
     "trace", "transfer", "uniform",
 ]  # fmt: skip
 

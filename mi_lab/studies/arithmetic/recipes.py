@@ -9,7 +9,7 @@ The optimiser is the paper's (AdamW, betas 0.9 and 0.98, weight decay 0.1); batc
 schedule and clipping are ours: 1e-3 and batch 128 instead of 8e-5 and 64, so that 2000 to 12,000
 steps do what took 15,000 to 85,000. `paper` and `paper_mix` have the paper's width.
 
-Models `ins*` start from an addition model: `starts` says from which and what is copied (see
+Models `ins*` start from an addition model: `Recipe.start` says from which and what is copied (see
 `transfer`). GrokFast twins are in the table of the paper's models only.
 """
 
@@ -152,7 +152,11 @@ def _start(name: str, digits: int) -> FromDonor:
     return donor
 
 
-# Recipes that `fit` trains as they are, and those that start from a donor.
-recipes: dict[str, Recipe] = {r.name: r for r in _all if not r.name.startswith(("ins", "paper_mix"))}
-initialised: dict[str, Recipe] = {r.name: r for r in _all if r.name not in recipes}
-starts: dict[str, FromDonor] = {name: _start(name, r.task.digits) for name, r in initialised.items()}  # type: ignore
+def _begun(recipe: Recipe) -> Recipe:
+    """The recipe, with its donor if it has one."""
+    if not recipe.name.startswith(("ins", PAPER_MIX.name)):
+        return recipe
+    return replace(recipe, start=_start(recipe.name, recipe.task.digits))  # type: ignore[attr-defined]
+
+
+recipes: dict[str, Recipe] = {recipe.name: _begun(recipe) for recipe in _all}

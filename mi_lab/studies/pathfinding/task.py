@@ -46,6 +46,8 @@ class PathfindingTask:
         sequences are then two tokens longer, as theirs.
     hide_goal: the goal token is replaced by a comma, to ask what can be had without it.
     trees: draw from a fixed set of this many trees (the authors had 135,000) instead of fresh ones.
+    ties: among sources of one depth, "listed" keeps the exact breadth-first order, "random" shuffles the
+        sources and each pair of siblings, which stay adjacent: a wider law that contains the exact one.
 
         >>> task = PathfindingTask(n_nodes=6)
         >>> task.decode(task.encode("5>3,0>5,1>2,4>1,4>0|3"))
@@ -61,6 +63,7 @@ class PathfindingTask:
     padding: bool = False
     hide_goal: bool = False
     trees: int | None = field(default=None, metadata={"described": "if set"})
+    ties: Literal["listed", "random"] = field(default="listed", metadata={"described": "if set"})
 
     def __post_init__(self) -> None:
         if not 3 <= self.n_nodes <= 48:
@@ -69,6 +72,8 @@ class PathfindingTask:
             raise ValueError(f"order must be 'mixed', 'backward', 'random' or 'forward', not {self.order!r}")
         if self.labels not in ("permuted", "ascending"):
             raise ValueError(f"labels must be 'permuted' or 'ascending', not {self.labels!r}")
+        if self.ties not in ("listed", "random"):
+            raise ValueError(f"ties must be 'listed' or 'random', not {self.ties!r}")
         if self.trees is not None and self.trees < 1:
             raise ValueError(f"trees must be at least 1 or None, not {self.trees}")
         if not 1 <= self.shortest <= self.longest_path <= self.n_nodes - 1:
@@ -139,9 +144,9 @@ class PathfindingTask:
             label = label.gather(0, key.argsort(0))
         edges = _shuffles(n, self.n_edges, options)
         if self.order == "mixed":
-            edges[:, ::2] = self._breadth_first(parent[:, ::2], label[:, ::2]).flip(0)
+            edges[:, ::2] = self._by_depth(parent[:, ::2], label[:, ::2], generator).flip(0)
         elif self.order != "random":
-            edges = self._breadth_first(parent, label)
+            edges = self._by_depth(parent, label, generator)
             edges = edges.flip(0) if self.order == "backward" else edges
         edges += 1  # slots of the targets in prompt order: an edge is named by its lower end
         source = label.gather(0, parent.gather(0, edges))
@@ -176,6 +181,17 @@ class PathfindingTask:
             free[:slot] &= ~(hit & single[:slot])
             single[:slot] |= hit
         return parent.long(), length, second
+
+    def _by_depth(self, parent: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
+        """Edges Int[edge, n] from the root down: `_breadth_first`, or with random ties."""
+        if self.ties == "listed":
+            return self._breadth_first(parent, label)
+        depth = torch.zeros_like(parent)
+        for slot in range(1, self.n_nodes):
+            depth[slot] = depth.gather(0, parent[slot : slot + 1])[0] + 1
+        noise = torch.randint(1 << 24, parent.shape, generator=generator, device=parent.device)
+        key = (depth << 48) | (noise.gather(0, parent) << 24) | noise
+        return key[1:].T.argsort(1).T
 
     def _breadth_first(self, parent: Tensor, label: Tensor) -> Tensor:
         """Edges Int[edge, n] by (depth, place of the source, label of the target).
