@@ -35,7 +35,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "groups",
     ),
     ("node_table", "scan", "clusters", "subtask", "locate", "sufficiency", "algorithm"),
-    ("claims", "plot", "nodemap", "live", "ledger"),
+    ("claims", "plot", "charts", "nodemap", "live", "ledger"),
     ("studies.*",),
     ("cli", "new_study"),
 )
@@ -44,6 +44,8 @@ ALSO = {
     ("claims", "metrics"),
     ("cli", "new_study"),
     ("ledger", "claims"),
+    ("charts", "plot"),  # one theme
+    ("live", "charts"),  # baked drawings
     ("live", "plot"),  # an attention view has a static drawing
     ("zoo", "train"),  # a zoo entry names the recipe that made it
     ("train", "run"),

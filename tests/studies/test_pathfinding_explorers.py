@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-from mi_lab.live import Choice, Explorer, Slider, Text, Toggles
+from mi_lab import charts
+from mi_lab.live import Choice, Explorer, Slider, Text, Toggles, baked
 from mi_lab.model import Transformer
 from mi_lab.run import run
 from mi_lab.studies.base import generate
-from mi_lab.studies.pathfinding import charts, measure
 from mi_lab.studies.pathfinding import explorers as x
-from mi_lab.studies.pathfinding.explorers import baked, knockout, prompts
+from mi_lab.studies.pathfinding import measure
 from mi_lab.studies.pathfinding.explorers import curves as c
+from mi_lab.studies.pathfinding.explorers import knockout, prompts
 from mi_lab.studies.pathfinding.explorers import tree as stage
 from mi_lab.studies.pathfinding.layout import Tree
 from mi_lab.studies.pathfinding.recipes import config

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from mi_lab import charts
 from mi_lab.metrics import wilson
 from mi_lab.model import Transformer
-from mi_lab.studies.pathfinding import charts, circuit, figures, measure
+from mi_lab.studies.pathfinding import circuit, figures, measure
 from mi_lab.studies.pathfinding import drawing as d
 from mi_lab.studies.pathfinding.explorers import examples, look
 from mi_lab.studies.pathfinding.explorers import tree as stage

@@ -16,21 +16,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from mi_lab.plot import HEADS, NEGATIVE, NEUTRAL, POSITIVE
+from mi_lab.charts import PAPER, colour
 from mi_lab.studies.pathfinding.layout import Tree, layout
 
 RADIUS, SPACING, WIDTH, MARGIN, FONT = 15.0, 38.0, 250.0, 22.0, 14
 BEADS = {"source": 0.24, "comma": 0.5, "target": 0.76}  # where on the visible part of an edge
 TOKEN_COLOURS = {"source": 0, "target": 1, "comma": 2}  # a token class keeps its colour everywhere
-PAPER = "var(--mi-paper, Canvas)"
-
-
-def colour(name: int | str) -> str:
-    """A CSS colour of the book's theme: a head's number, "positive", "negative" or "neutral"."""
-    if isinstance(name, int):
-        return f"var(--mi-head-{name % 4}, {HEADS[name % 4]})"
-    plain = {"positive": POSITIVE, "negative": NEGATIVE, "neutral": NEUTRAL}[name]
-    return f"var(--mi-{name}, {plain})"
 
 
 class Spot(NamedTuple):

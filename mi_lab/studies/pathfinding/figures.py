@@ -13,11 +13,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from mi_lab import charts
+from mi_lab.charts import Drawing, Series, colour
 from mi_lab.metrics import wilson
 from mi_lab.model import Transformer
-from mi_lab.studies.pathfinding import baselines, charts
-from mi_lab.studies.pathfinding.charts import Drawing, Series
-from mi_lab.studies.pathfinding.drawing import TOKEN_COLOURS, Trail, colour, draw_tree
+from mi_lab.studies.pathfinding import baselines
+from mi_lab.studies.pathfinding.drawing import TOKEN_COLOURS, Trail, draw_tree
 from mi_lab.studies.pathfinding.explorers import tree as stage
 from mi_lab.studies.pathfinding.layout import Tree
 from mi_lab.studies.pathfinding.task import PathfindingTask

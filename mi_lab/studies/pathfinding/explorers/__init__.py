@@ -2,7 +2,7 @@
 with a kernel on any tree, layer and pathway.
 """
 
-from mi_lab.studies.pathfinding.explorers.baked import Baked
+from mi_lab.live.baked import Baked
 from mi_lab.studies.pathfinding.explorers.curves import policy_explorer, scrub_explorer
 from mi_lab.studies.pathfinding.explorers.knockout import knockout_explorer, record_knockouts
 from mi_lab.studies.pathfinding.explorers.lookahead import delete_edge, lookahead_explorer

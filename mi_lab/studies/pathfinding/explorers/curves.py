@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from mi_lab import charts
+from mi_lab.charts import Drawing, Series
 from mi_lab.live import Choice, Slider
-from mi_lab.studies.pathfinding import baselines, charts
-from mi_lab.studies.pathfinding.charts import Drawing, Series
-from mi_lab.studies.pathfinding.explorers.baked import Baked
+from mi_lab.live.baked import Baked
+from mi_lab.studies.pathfinding import baselines
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
 Curves = Mapping[str, Mapping[str, ArrayLike | Callable[[], ArrayLike]]]

@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mi_lab import charts
+from mi_lab.charts import Drawing, Series
 from mi_lab.live import Choice
+from mi_lab.live.baked import Baked
 from mi_lab.metrics import wilson
 from mi_lab.model import Transformer
 from mi_lab.run import run
 from mi_lab.stack import fast_matmul
-from mi_lab.studies.pathfinding import baselines, charts, measure
-from mi_lab.studies.pathfinding.charts import Drawing, Series
+from mi_lab.studies.pathfinding import baselines, measure
 from mi_lab.studies.pathfinding.circuit import CLASSES, token_class
 from mi_lab.studies.pathfinding.drawing import draw_tree
-from mi_lab.studies.pathfinding.explorers.baked import Baked
 from mi_lab.studies.pathfinding.explorers.prompts import examples
 from mi_lab.studies.pathfinding.layout import Tree
 from mi_lab.studies.pathfinding.task import PathfindingTask

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mi_lab import charts
+from mi_lab.charts import PAPER, Drawing, colour
 from mi_lab.live import Choice, Slider
+from mi_lab.live.baked import Baked
 from mi_lab.model import Transformer
-from mi_lab.studies.pathfinding import charts
-from mi_lab.studies.pathfinding.charts import Drawing
-from mi_lab.studies.pathfinding.drawing import PAPER, colour, draw_tree
-from mi_lab.studies.pathfinding.explorers.baked import Baked
+from mi_lab.studies.pathfinding.drawing import draw_tree
 from mi_lab.studies.pathfinding.explorers.prompts import examples, rearranged
 from mi_lab.studies.pathfinding.layout import Tree
 from mi_lab.studies.pathfinding.task import COMMA, PathfindingTask

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mi_lab import charts
+from mi_lab.charts import Drawing, colour
 from mi_lab.live import Choice, Slider, Text
+from mi_lab.live.baked import Baked
 from mi_lab.model import Transformer
 from mi_lab.run import run
 from mi_lab.studies.base import generate
-from mi_lab.studies.pathfinding import charts
-from mi_lab.studies.pathfinding.charts import Drawing
 from mi_lab.studies.pathfinding.circuit import CLASSES, token_class
-from mi_lab.studies.pathfinding.drawing import TOKEN_COLOURS, Arrow, Spot, colour, draw_tree
-from mi_lab.studies.pathfinding.explorers.baked import Baked
+from mi_lab.studies.pathfinding.drawing import TOKEN_COLOURS, Arrow, Spot, draw_tree
 from mi_lab.studies.pathfinding.explorers.prompts import ORDERS, examples, rearranged
 from mi_lab.studies.pathfinding.layout import Tree
 from mi_lab.studies.pathfinding.task import COMMA, PathfindingTask

@@ -17,9 +17,8 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mi_lab.live import Choice, Explorer, Slider, Text, Toggles
-from mi_lab.live.explorer import Control
-from mi_lab.studies.pathfinding.charts import STYLE, Drawing
+from mi_lab.charts import STYLE, Drawing
+from mi_lab.live.explorer import Choice, Control, Explorer, Slider, Text, Toggles
 
 LIMIT = 250_000  # bytes of one explorer in a page
 
@@ -169,7 +168,7 @@ class Baked(Explorer):
             f'<div class="mi-explorer mi-baked" data-key="{key}"><style>{STYLE}{CONTROLS}</style>'
             f'<p class="mi-explorer-note"><strong>{html.escape(self.title)}.</strong> {hint}</p>'
             f'<div class="mi-controls"></div><p role="alert"></p>'
-            f'<figure class="mi-view mi-figure mi-live mi-pf" style="margin:.3em 0">'
+            f'<figure class="mi-view mi-figure mi-live mi-charts" style="margin:.3em 0">'
             f"{self.draw(self.compute(**self.default)).inner()}</figure>"
             f'<span class="mi-said" aria-live="polite"></span>'
             f'<script type="text/plain">{packed}</script><script>{SCRIPT % {"key": key}}</script></div>'

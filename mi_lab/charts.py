@@ -1,4 +1,4 @@
-"""Charts of the pathfinding study: small SVGs that keep 11 px labels on a phone, with a value on every point.
+"""Charts made by hand: small SVGs that keep 11 px labels on a phone, with a value on every point.
 
 Made by hand rather than by matplotlib because explorers bake hundreds of them into a page: two
 kilobytes each, drawn in a millisecond. Colours are the theme's (`mi_lab.plot`); lines also differ in
@@ -15,36 +15,47 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mi_lab.plot import Picture
-from mi_lab.studies.pathfinding.drawing import PAPER, colour
+from mi_lab.plot import HEADS, NEGATIVE, NEUTRAL, POSITIVE, Picture
+
+PAPER = "var(--mi-paper, Canvas)"
 
 STYLE = """
-.mi-pf{font-family:var(--mi-sans,system-ui,sans-serif)}
-figure.mi-figure.mi-pf svg{min-width:0;display:block}
-.mi-pf .mi-row{display:flex;flex-wrap:wrap;gap:.4rem 1.2rem;align-items:flex-start}
-.mi-pf .mi-panel{flex:1 1 15rem;min-width:0;max-width:22.5rem}
-.mi-pf .mi-panel.mi-tight{flex:1 1 13.5rem;max-width:19rem}.mi-pf .mi-panel.mi-wide{max-width:36rem;min-width:29rem}
-.mi-pf .mi-panel>b{display:block;font-size:.92rem}
-.mi-pf .mi-halo{paint-order:stroke;stroke:var(--mi-paper,Canvas);stroke-width:3px;stroke-linejoin:round}
-.mi-pf svg text{fill:currentColor}
-.mi-pf ul.mi-key{list-style:none;margin:.2rem 0;padding:0;font-size:.88rem;display:flex;flex-wrap:wrap;gap:.1rem .9rem}
-.mi-pf ul.mi-key li{display:flex;gap:.4rem;align-items:center;margin:0}
-.mi-pf ul.mi-key svg{width:30px;height:12px;flex:none}
-.mi-pf .mi-strip{display:flex;flex-wrap:wrap;gap:.3rem .35rem;font-size:.88rem;line-height:1.2;margin:.3rem 0}
-.mi-pf .mi-word{display:inline-flex;gap:1px;white-space:nowrap}
-.mi-pf .mi-tok{border:1px solid var(--c,currentColor);border-bottom-width:3px;padding:.1rem .28rem;min-width:.7rem;
+.mi-charts{font-family:var(--mi-sans,system-ui,sans-serif)}
+figure.mi-figure.mi-charts svg{min-width:0;display:block}
+.mi-charts .mi-row{display:flex;flex-wrap:wrap;gap:.4rem 1.2rem;align-items:flex-start}
+.mi-charts .mi-panel{flex:1 1 15rem;min-width:0;max-width:22.5rem}
+.mi-charts .mi-panel.mi-tight{flex:1 1 13.5rem;max-width:19rem}
+.mi-charts .mi-panel.mi-wide{max-width:36rem;min-width:29rem}
+.mi-charts .mi-panel>b{display:block;font-size:.92rem}
+.mi-charts .mi-halo{paint-order:stroke;stroke:var(--mi-paper,Canvas);stroke-width:3px;stroke-linejoin:round}
+.mi-charts svg text{fill:currentColor}
+.mi-charts ul.mi-key{list-style:none;margin:.2rem 0;padding:0;font-size:.88rem;
+display:flex;flex-wrap:wrap;gap:.1rem .9rem}
+.mi-charts ul.mi-key li{display:flex;gap:.4rem;align-items:center;margin:0}
+.mi-charts ul.mi-key svg{width:30px;height:12px;flex:none}
+.mi-charts .mi-strip{display:flex;flex-wrap:wrap;gap:.3rem .35rem;font-size:.88rem;line-height:1.2;margin:.3rem 0}
+.mi-charts .mi-word{display:inline-flex;gap:1px;white-space:nowrap}
+.mi-charts .mi-tok{border:1px solid var(--c,currentColor);border-bottom-width:3px;padding:.1rem .28rem;min-width:.7rem;
 text-align:center;border-radius:3px;
 background:color-mix(in srgb,var(--c,transparent) calc(var(--w,.1)*100%),transparent)}
-.mi-pf .mi-tok.mi-own{border-style:double;border-width:3px;font-weight:700}
-.mi-pf .mi-cells rect{stroke:currentColor;stroke-opacity:.15;fill:var(--c)}
-.mi-pf .mi-cells rect.n{fill:var(--mi-negative,#5e3c99)}
-.mi-pf .mi-scroll{overflow-x:auto}
-.mi-pf table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;margin:.3rem 0;
+.mi-charts .mi-tok.mi-own{border-style:double;border-width:3px;font-weight:700}
+.mi-charts .mi-cells rect{stroke:currentColor;stroke-opacity:.15;fill:var(--c)}
+.mi-charts .mi-cells rect.n{fill:var(--mi-negative,#5e3c99)}
+.mi-charts .mi-scroll{overflow-x:auto}
+.mi-charts table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;margin:.3rem 0;
 display:table!important;width:auto}
-.mi-pf td,.mi-pf th{padding:.15rem .5rem!important;text-align:left;border-bottom:1px solid var(--mi-rule,#8885);
+.mi-charts td,.mi-charts th{padding:.15rem .5rem!important;text-align:left;border-bottom:1px solid var(--mi-rule,#8885);
 background:none}
-.mi-pf .mi-yes{color:var(--mi-good,#006b4e)}.mi-pf .mi-no{color:var(--mi-bad,#a63c00);font-weight:700}
+.mi-charts .mi-yes{color:var(--mi-good,#006b4e)}.mi-charts .mi-no{color:var(--mi-bad,#a63c00);font-weight:700}
 """.replace("\n", "")
+
+
+def colour(name: int | str) -> str:
+    """A CSS colour of the book's theme: a head's number, "positive", "negative" or "neutral"."""
+    if isinstance(name, int):
+        return f"var(--mi-head-{name % 4}, {HEADS[name % 4]})"
+    plain = {"positive": POSITIVE, "negative": NEGATIVE, "neutral": NEUTRAL}[name]
+    return f"var(--mi-{name}, {plain})"
 
 
 class Drawing(Picture):
@@ -57,7 +68,7 @@ class Drawing(Picture):
 
     def _repr_html_(self) -> str:
         return (
-            f'<figure class="mi-figure mi-live mi-pf" style="margin:1em 0"><style>{STYLE}</style>'
+            f'<figure class="mi-figure mi-live mi-charts" style="margin:1em 0"><style>{STYLE}</style>'
             f"{self.inner()}</figure>"
         )
 
