@@ -84,6 +84,23 @@ test("the model's own answer: the sorter sorts", async () => {
   assert.deepEqual(session.tokens, out);
 });
 
+test("an answer ends with its end token, which fills the rest", async () => {
+  const { model, engine, reused: session } = await prepare(goldens.get("sorting_paper"), "wasm");
+  const [, n] = [engine.config.n_ctx, model.config.d_vocab];
+  const list = [11, 2, 49, 0, 3, 9, 30, 31, 7, 20];
+  const tokens = [...list, n - 1, ...new Array(10).fill(5)];
+  const end = 7; // the sorter writes 0, 2, 3, 7
+  const out = answer(session, tokens, 10, 20, [], end);
+  assert.deepEqual([...out.slice(11)], [0, 2, 3, ...new Array(7).fill(end)]);
+  assert.deepEqual(session.tokens, out);
+  const fresh = engine.session().forward(out);
+  assert.ok(distance(session.logits, fresh.logits) < 1e-6);
+  session.forward(tokens);
+  const again = answer(session, out, 10, 20, [], end); // the right guess is one run
+  assert.deepEqual(again, out);
+  assert.deepEqual(answer(session, out, 10, 20, [], 50), answer(session, tokens, 10, 20)); // it never comes
+});
+
 test("means over questions", async () => {
   const { engine, reused: session } = await prepare(goldens.get("odd"), "wasm");
   const questions = [new Int32Array(6).fill(1), new Int32Array(6).fill(2)];
@@ -99,6 +116,7 @@ test("means over questions", async () => {
   const head0 = Array.from({ length: 6 }, (_, p) => [...z.subarray(p * 15, p * 15 + 5)]).flat();
   assert.deepEqual(session.forward(questions[0], [{ node: "L0H0", value: head0 }]).logits, whole);
   assert.throws(() => meanActivations(session, []), /at least one/);
+  assert.throws(() => meanActivations(session, [[1, 2], [1, 2, 3]]), /one length/);
   assert.ok(engine);
 });
 

@@ -5,7 +5,8 @@ import { test } from "node:test";
 import { connect } from "../../mi_lab/live/js/client.js";
 import { bytesOfBase64 } from "../../mi_lab/live/js/base64.js";
 import { goldens } from "./files.mjs";
-import { distance, unpack } from "./tools.mjs";
+import { meanActivations } from "../../mi_lab/live/js/analysis.js";
+import { distance, prepare, unpack } from "./tools.mjs";
 
 const golden = goldens.get("arithmetic");
 const load = async () => {
@@ -54,6 +55,22 @@ test("errors come back with their names and sentences; the last model stays", as
   await assert.rejects(client.run({ tokens: item.tokens, edits: [{ node: "L0H0", value: "?" }] }), /another run/);
   await assert.rejects(client.call("eval", "1"), /no method/);
   assert.deepEqual((await client.run({ tokens: item.tokens })).logits, before.logits);
+});
+
+test("means over questions take the place of the file's", async () => {
+  const { client } = await load();
+  const questions = golden.cases.slice(0, 3).map((/** @type {any} */ item) => item.tokens);
+  const request = { tokens: golden.cases[0].tokens, edits: [{ node: "L0H1", value: "mean" }, { node: "L1MLP", value: "mean" }] };
+  const before = (await client.run(request)).logits;
+  assert.deepEqual(await client.call("means", { questions }), { questions: 3 });
+  const { reused: session } = await prepare(golden, "auto");
+  const mean = meanActivations(session, questions);
+  session.forward(request.tokens, request.edits.map(({ node }) => ({ node, value: mean })));
+  const after = (await client.run(request)).logits;
+  assert.ok(distance(after, session.logits) < 1e-5);
+  assert.ok(distance(after, before) > 0.01);
+  await assert.rejects(client.call("means", { questions: [] }), /at least one/);
+  assert.deepEqual((await client.run(request)).logits, after);
 });
 
 test("the newest of several calls is answered, those it replaced get null", async () => {

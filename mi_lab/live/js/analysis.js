@@ -44,13 +44,22 @@ export function softmax(logits, start = 0, n = logits.length) {
  * @param {number} first
  * @param {number} stop
  * @param {readonly Edit[]} [edits]
+ * @param {number} [end]  a token that ends the answer: it fills the rest up to `stop`
  */
-export function answer(session, tokens, first, stop, edits = []) {
+export function answer(session, tokens, first, stop, edits = [], end = -1) {
   const vocab = vocabOut(session.engine.config);
   const out = Int32Array.from(tokens);
   session.forward(out, edits);
   for (let p = first; p < stop && p + 1 < out.length; p++) {
     const next = argmax(session.logits, p * vocab, vocab);
+    if (next === end) {
+      const rest = out.subarray(p + 1, stop + 1);
+      if (rest.some((token) => token !== end)) {
+        rest.fill(end);
+        session.forward(out, edits);
+      }
+      break;
+    }
     if (next === out[p + 1]) continue;
     out[p + 1] = next;
     session.forward(out, edits);
@@ -156,25 +165,44 @@ export function allNodes(config, positions) {
   return nodes;
 }
 
+/** What nodes compute on average over some runs of one length: for mean ablation. */
+export class RunMean {
+  /** @type {Map<string, Float64Array>} */
+  #sums = new Map();
+  #count = 0;
+  #n = 0;
+
+  /** Take in a session's last run. @param {Session} session */
+  add(session) {
+    const { n, values } = session.snapshot();
+    if (this.#count && n !== this.#n) throw new RangeError("A mean needs questions of one length.");
+    for (const [name, data] of values) {
+      const sum = this.#sums.get(name) ?? new Float64Array(data.length);
+      for (let i = 0; i < data.length; i++) sum[i] += data[i];
+      this.#sums.set(name, sum);
+    }
+    this.#n = n;
+    this.#count++;
+  }
+
+  /** @returns {Activations} */
+  get activations() {
+    if (!this.#count) throw new RangeError("A mean needs at least one question.");
+    const values = new Map([...this.#sums].map(([name, sum]) => [name, Float32Array.from(sum, (x) => x / this.#count)]));
+    return { batch: 1, n: this.#n, values };
+  }
+}
+
 /**
- * What nodes compute on average over some questions of one length: for mean ablation.
+ * What nodes compute on average over some questions of one length.
  * @param {Session} session
  * @param {readonly ArrayLike<number>[]} questions
  * @returns {Activations}
  */
 export function meanActivations(session, questions) {
-  const runs = questions.map((tokens) => session.forward(tokens).snapshot());
-  if (!runs.length || runs.some((run) => run.n !== runs[0].n)) {
-    throw new RangeError("A mean needs at least one question, all of one length.");
-  }
-  for (const [name, total] of runs[0].values) {
-    for (let i = 0; i < total.length; i++) {
-      let sum = 0;
-      for (const run of runs) sum += /** @type {Float32Array} */ (run.values.get(name))[i];
-      total[i] = sum / runs.length;
-    }
-  }
-  return runs[0];
+  const mean = new RunMean();
+  for (const tokens of questions) mean.add(session.forward(tokens));
+  return mean.activations;
 }
 
 /**

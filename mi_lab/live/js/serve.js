@@ -1,6 +1,6 @@
 /** The engine behind a message port: what runs in the worker, or in the page where there is none. */
 
-import { allNodes, answer, attribution, measureOf, sweepNodes } from "./analysis.js";
+import { allNodes, answer, attribution, measureOf, RunMean, sweepNodes } from "./analysis.js";
 import { createEngine } from "./engine.js";
 import { Donors, meansOf } from "./portable.js";
 import { readModel, vocabOut } from "./weights.js";
@@ -18,7 +18,8 @@ import { readModel, vocabOut } from "./weights.js";
  * @property {string[]} [want]  activations to send back
  * @property {string[]} [lens]  residual streams to send back as logits
  * @property {{row: number, targets: number[]}} [attribution]
- * @property {[number, number]} [answer]  first and stop position of the model's own answer
+ * @property {[number, number] | [number, number, number]} [answer]  first and stop position of the model's own
+ *   answer, and the token that ends it
  */
 
 /**
@@ -92,6 +93,7 @@ class Server {
     if (method === "select") return this.select(params);
     if (method === "run") return this.run(params);
     if (method === "sweep") return this.sweep(params, progress);
+    if (method === "means") return this.means(params, progress);
     throw new RangeError(`There is no method "${method}".`);
   }
 
@@ -120,6 +122,27 @@ class Server {
   }
 
   /**
+   * What "mean" stands for from now on: the average over these questions, all of one length.
+   * @param {{questions: number[][]}} params
+   * @param {(done: number, total: number) => void} onProgress
+   */
+  async means({ questions }, onProgress) {
+    const { donors } = this.#model();
+    const mean = new RunMean();
+    let busySince = performance.now();
+    for (const [done, tokens] of questions.entries()) {
+      if (performance.now() - busySince > 20) {
+        onProgress(done, questions.length);
+        await new Promise((resolve) => setTimeout(resolve, 0));
+        busySince = performance.now();
+      }
+      mean.add(donors.session.forward(tokens));
+    }
+    donors.reset(mean.activations);
+    return { questions: questions.length };
+  }
+
+  /**
    * @param {RunRequest} request
    * @returns {RunResult}
    */
@@ -127,8 +150,9 @@ class Server {
     const { main: session, donors } = this.#model();
     const begun = performance.now();
     const edits = donors.resolve(request.edits ?? []);
-    if (request.answer) answer(session, /** @type {number[]} */ (request.tokens), ...request.answer, edits);
-    else session.forward(request.tokens, edits);
+    const [first, stop, end = -1] = request.answer ?? [];
+    if (first === undefined || stop === undefined) session.forward(request.tokens, edits);
+    else answer(session, /** @type {number[]} */ (request.tokens), first, stop, edits, end);
     const { batch, n, computed } = session;
     const copied = (/** @type {string} */ name) => {
       const { shape, data } = session.get(name);
