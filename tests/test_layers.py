@@ -33,6 +33,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "sweep_run",
         "sweep_jobs",
         "groups",
+        "handmade",
     ),
     ("node_table", "scan", "clusters", "subtask", "locate", "sufficiency", "algorithm"),
     ("claims", "plot", "charts", "nodemap", "live", "ledger"),
