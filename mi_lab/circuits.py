@@ -84,6 +84,36 @@ def unembedding_directions(model: Transformer) -> Tensor:
 
 
 @torch.no_grad()
+def key_path(model: Transformer, layer: int, through: int) -> Tensor:
+    """The path from tokens over an earlier head to a head's keys (K-composition), in attention scores:
+    [head, earlier head, query token, token that the earlier head has read].
+
+    (E' W_Q + b_Q) W_K^T (E'' W_V W_O)^T / sqrt(d_head), E'' the embedding in layer `through`: how much a query
+    token wants a key at which the earlier head has read that token, on top of `qk_circuit`.
+    Error: exact without LayerNorm; with it up to this layer's scale at the key. Biases of the earlier
+    head and b_K are left out. Raises ValueError unless `through` is an earlier layer.
+
+        >>> from mi_lab.handmade import repeater
+        >>> key_path(repeater(), 1, 0)[0, 0, :2, :2]  # the match head over the previous-token head
+        tensor([[30.,  0.],
+                [ 0., 30.]])
+    """
+    if not 0 <= through < layer < model.config.n_layers:
+        raise ValueError(
+            f"a path into layer {layer} over layer {through}: layers are 0..{model.config.n_layers - 1} "
+            "and the second must be the earlier one"
+        )
+    attn, earlier, norm = model.blocks[layer].attn, model.blocks[through].attn, model.blocks[layer].ln1
+    q = torch.einsum("vd,hde->hve", effective_embedding(model, layer=layer), attn.W_Q) + attn.b_Q[:, None]
+    written = torch.einsum(
+        "vd,gde,gef->gvf", effective_embedding(model, layer=through), earlier.W_V, earlier.W_O
+    )
+    if isinstance(norm, LayerNorm):
+        written = (written - written.mean(-1, keepdim=True)) * norm.w
+    return torch.einsum("hqe,hde,gkd->hgqk", q, attn.W_K, written) / math.sqrt(model.config.d_head)
+
+
+@torch.no_grad()
 def ov_circuit(model: Transformer, layer: int = 0) -> Factored:
     """What attending to token i adds to the logit of token j: [head, source token, output token], factored.
 

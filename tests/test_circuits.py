@@ -12,6 +12,7 @@ from mi_lab.circuits import (
     direct_logit_attribution,
     effective_embedding,
     head_outputs,
+    key_path,
     ov_circuit,
     qk_circuit,
     unembedding_directions,
@@ -219,3 +220,52 @@ def test_an_untrained_twin_has_neither_copying_nor_order():
         assert rho > -0.3
         assert auc < 0.75
         assert near < 0.7
+
+
+# paths over an earlier head -----------------------------------------------------------------------
+@pytest.mark.parametrize("norm", [None, "LN"])
+def test_a_path_over_an_earlier_head_is_its_share_of_the_score(norm):
+    """Scores with and without what one earlier head wrote at the key, its attention fixed on one token."""
+    config = TransformerConfig(n_layers=2, n_heads=2, d_model=10, d_head=4, n_ctx=5, d_vocab=V, norm=norm)
+    model = Transformer(config, generator=torch.Generator().manual_seed(3)).double().eval()
+    with torch.no_grad():
+        model.pos_embed.W_pos.zero_()
+        model.blocks[0].attn.b_O.normal_(generator=torch.Generator().manual_seed(4))
+    paths = key_path(model, 1, 0)
+    assert paths.shape == (2, 2, V, V)
+    tokens = torch.tensor([[4, 2, 6, 1, 5]])
+    only_one = torch.zeros(2, 5, 5, dtype=torch.float64)
+    only_one[:, :, 0] = 1.0  # every head of layer 0 reads token 4, at every position
+    edit = {"blocks.0.attn.pattern": only_one}
+    value = run(model, tokens, record="blocks.0.attn.z", edit=edit)["blocks.0.attn.z"]
+    record = ("blocks.1.attn.scores", "blocks.1.resid_pre", "blocks.1.attn.q")
+    whole = run(model, tokens, record=record, edit=edit)
+    for earlier in range(2):
+        z = value.clone()
+        z[:, :, earlier] = 0
+        parts = edit | {"blocks.0.attn.z": z}
+        # the length at the key is that of the whole run; queries are those of the embedding alone
+        without = run(model, tokens, record="blocks.1.resid_pre", edit=parts)["blocks.1.resid_pre"][0, 2]
+        resid = whole["blocks.1.resid_pre"][0, 2]
+        scale = 1.0
+        if norm == "LN":
+            scale = float((resid.var(unbiased=False) + config.eps) ** -0.5)
+        written = resid - without
+        written = (written - written.mean() * (norm == "LN")) * scale
+        attn = attention_of(model, 1)
+        q = effective_embedding(model, layer=1)[6] @ attn.W_Q
+        got = torch.einsum("he,hde,d->h", q.view(2, -1), attn.W_K, written) / 2.0
+        torch.testing.assert_close(got, scale * paths[:, earlier, 6, 4])
+
+
+def attention_of(model: Transformer, layer: int) -> Attention:
+    block = model.blocks[layer]
+    assert isinstance(block, Block)
+    return block.attn
+
+
+@pytest.mark.parametrize(("layer", "through"), [(0, 0), (1, 1), (1, 2), (2, 1), (1, -1)])
+def test_a_path_must_come_from_an_earlier_layer(layer, through):
+    config = TransformerConfig(n_layers=2, n_heads=1, d_model=8, d_head=4, n_ctx=5, d_vocab=V)
+    with pytest.raises(ValueError, match="the second must be the earlier one"):
+        key_path(Transformer(config), layer, through)
