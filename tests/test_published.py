@@ -6,11 +6,15 @@ import importlib
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mi_lab import zoo
 from mi_lab.metrics import score
+from mi_lab.studies.arithmetic import measure as sums_measure
+from mi_lab.studies.arithmetic import publish as sums_publish
+from mi_lab.studies.arithmetic import recipes as sums_recipes
 from mi_lab.studies.pathfinding import measure as tree_measure
 from mi_lab.studies.pathfinding import recipes as tree_recipes
 from mi_lab.studies.sorting import measure
@@ -27,7 +31,7 @@ FINAL = [n for n in NAMES if "_steps/" not in n]
 STEPS = [n for n in NAMES if "_steps/" in n]
 
 
-STUDIES = ("pathfinding", "sorting")
+STUDIES = ("arithmetic", "pathfinding", "sorting")
 
 
 def recipes_of(study: str):
@@ -125,9 +129,27 @@ def measured(name: str, i: int) -> tuple[float, float, float]:
     )
 
 
+def check_failures(name: str, models: list[int]) -> None:
+    """A tenth of the questions behind the published count: as many wrong as a random tenth may hold."""
+    metrics, recipe = zoo.read(name).provenance["metrics"], recipe_of(name)
+    asked, part = sums_publish.ASKED, sums_publish.ASKED // 10
+    assert metrics["sample"].startswith(f"{asked:,} uniform questions")
+    for i in models:
+        model = zoo.read(name).stack.model(i)
+        for operator in recipe.task.operations:
+            wrong = metrics[f"failures {operator}"][i]
+            tokens = sums_measure.uniform_questions(recipe.task, operator, asked)[:part]
+            found = int((~sums_measure.right(model, recipe.task, tokens)).sum())
+            spread = (part * wrong / asked * (1 - wrong / asked)) ** 0.5
+            assert abs(found - wrong / 10) <= 4 * spread + 1 * (wrong > 0), f"{name}, model {i}, {operator}"
+
+
 def check_metrics(name: str, models: list[int]) -> None:
     if name.startswith("pathfinding/"):
         check_exact(name, models)
+        return
+    if name.startswith("arithmetic/"):
+        check_failures(name, models)
         return
     metrics = zoo.read(name).provenance["metrics"]
     for i in models:
@@ -154,6 +176,22 @@ def test_recorded_figures_are_of_the_published_weights():
     story, last = tree_measure.development("paper"), tree_recipes["paper"].steps
     assert set(story["steps"].tolist()) <= set(tree_recipes["paper"].kept)
     assert story["steps"][-1] == last
+
+
+@pytest.mark.parametrize("path", sorted(sums_publish.CURVES.glob("*.npz")), ids=lambda path: path.stem)
+def test_published_development_of_addition_ends_at_the_published_weights(path):
+    recipe = sums_recipes[path.stem]
+    with np.load(path) as curves:
+        assert curves["steps"].tolist() == list(recipe.kept)
+        assert tuple(curves["seeds"]) == zoo.read(f"arithmetic/{recipe.name}").labels
+        questions = sums_publish.development_questions(recipe.task)
+        assert curves["classes"].tolist() == list(questions)
+        some = {name: tokens[:200] for name, tokens in questions.items()}
+        row = sums_publish.development_row(
+            zoo.load(f"arithmetic/{recipe.name}", int(curves["seeds"][-1])), some, recipe.task
+        )
+        assert row["loss"] == pytest.approx(curves["loss"][-1, -1].tolist(), abs=0.02)
+        assert row["right"] == pytest.approx(curves["right"][-1, -1].tolist(), abs=0.08)
 
 
 CURVES = sorted(path.stem for path in (ROOT / "mi_lab/studies/sorting/curves").glob("*.npz"))

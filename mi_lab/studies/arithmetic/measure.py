@@ -20,7 +20,7 @@ from mi_lab.studies.arithmetic import classes, edges
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 from mi_lab.studies.base import targets
 
-BATCH = 2048  # on a CPU larger ones leave the cache
+BATCH = 512  # on a CPU larger ones leave the cache
 
 
 class Failures(NamedTuple):
@@ -58,15 +58,20 @@ def right(model: Transformer, task: ArithmeticTask, tokens: Tensor, *, batch: in
     return torch.cat(out)
 
 
+def uniform_questions(task: ArithmeticTask, operator: str, n: int, *, seed: int = 0) -> Tensor:
+    """Int[n, n_ctx]: plain uniform questions of one operation of the task's length."""
+    plain = ArithmeticTask(task.digits, operator, enrichment="none")  # type: ignore[arg-type]
+    return plain.sample(n, generator=torch.Generator().manual_seed(seed))
+
+
 def uniform(
     model: Transformer, task: ArithmeticTask, n: int = 200_000, *, seed: int = 0
 ) -> dict[str, Failures]:
     """Failures on plain uniform questions of each operation: {"+": .., "-": ..}."""
     out = {}
     for operator in task.operations:
-        plain = ArithmeticTask(task.digits, operator, enrichment="none")  # type: ignore[arg-type]
-        tokens = plain.sample(n, generator=torch.Generator().manual_seed(seed))
-        out[operator] = Failures(int((~right(model, plain, tokens)).sum()), n)
+        tokens = uniform_questions(task, operator, n, seed=seed)
+        out[operator] = Failures(int((~right(model, task, tokens)).sum()), n)
     return out
 
 
