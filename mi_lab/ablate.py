@@ -70,7 +70,8 @@ class Sweep(NamedTuple):
     @property
     def effect(self) -> Tensor:
         """Changed - clean [node, question, ...]; with reduce="loss" in nats, positive if the node helped."""
-        return self.changed - self.clean
+        changed, clean = self.changed, self.clean
+        return changed.float() - clean.float() if changed.dtype == torch.bool else changed - clean
 
     def of(self, node: Node) -> Tensor:
         """What is left after changing this node: [question, ...]."""

@@ -145,7 +145,7 @@ def check_ablate(broken: Callable[[Transformer, Tensor, slice, int, int, int], i
     model = zoo.load("arithmetic/add_d3_l2_h3")
     task, tokens = _questions(3, "+", 300, 83)
     nodes = [Node(0, 0, 7), Node(1, 1, 9), Node(0, 2, 11)]
-    correct = sweep_nodes(model, tokens, nodes, answer=task.answer, reduce="correct").effect
+    correct = sweep_nodes(model, tokens, nodes, answer=task.answer, reduce="correct").changed
     for node, row in zip(nodes, correct, strict=True):
         right = int((~row.bool().all(1)).sum())
         mine = int(broken(model, tokens, task.answer, node.layer, node.head, node.position))
