@@ -141,7 +141,7 @@ def live_explorer(live: Live) -> Any:
     if os.environ.get("MI_LAB_STATIC"):
         return StaticExplorer(live)
     try:
-        return _widget_class(tuple(live.state))(live)
+        return _widget_class(tuple((name, type(value).__name__) for name, value in live.state.items()))(live)
     except ImportError:
         return StaticExplorer(live)
 
@@ -153,10 +153,12 @@ def _changed(live: Live, state: Mapping[str, Any], changes: Mapping[str, Any]) -
 
 
 @functools.cache
-def _widget_class(fields: tuple[str, ...]) -> type:
-    """An anywidget with a synchronised trait for every field."""
+def _widget_class(kinds: tuple[tuple[str, str], ...]) -> type:
+    """An anywidget with a synchronised trait for every (field, type of its first value)."""
     import anywidget
     import traitlets
+
+    fields = [name for name, _ in kinds]
 
     class LiveExplorer(anywidget.AnyWidget):
         _esm = export.widget_module()
@@ -230,11 +232,8 @@ def _widget_class(fields: tuple[str, ...]) -> type:
             html_form = page_html(self.live, self.state)
             return {**data, "text/plain": repr(self), "text/html": html_form}, metadata
 
-    kinds = {"int": traitlets.Int, "list": traitlets.List, "str": traitlets.Unicode}
-    traits = {name: kinds[_KINDS.get(name, "str")]().tag(sync=True) for name in fields}
+    trait_of = {"int": traitlets.Int, "list": traitlets.List, "str": traitlets.Unicode}
+    traits = {name: trait_of[kind]().tag(sync=True) for name, kind in kinds}
     # the traits come first, so that the validator above finds them
     base = type("Fields", (anywidget.AnyWidget,), {**traits, "_esm": "export default {}"})
     return type("LiveExplorer", (LiveExplorer, base), {"__module__": __name__})
-
-
-_KINDS = {"output": "int", "seed": "int", "step": "int", "row": "int", "column": "int", "heads": "list"}
