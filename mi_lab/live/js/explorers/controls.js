@@ -32,18 +32,20 @@ export function textField(frame, name, label, { hint, inputmode = "text", extra 
  * @param {string} label
  * @param {(state: import("./frame.js").State) => readonly number[]} options  may depend on the state
  * @param {(value: number, state: import("./frame.js").State) => string} text
+ * @param {{change?: (value: number, state: import("./frame.js").State) => import("./frame.js").State}} [how]
+ *   change: what a new value changes; default the field itself
  */
-export function slider(frame, name, label, options, text) {
+export function slider(frame, name, label, options, text, { change = (value) => ({ [name]: value }) } = {}) {
   const id = `${frame.prefix}-${name}`;
   const input = h("input", {
     type: "range", id, min: "0", step: "1",
-    oninput: () => frame.set({ [name]: options(frame.state)[Number(input.value)] }, { merge: name }),
+    oninput: () => frame.set(change(options(frame.state)[Number(input.value)], frame.state), { merge: name }),
   });
   const output = h("output", { for: id });
   const move = (/** @type {number} */ by) => {
     const all = options(frame.state);
     const at = all.indexOf(frame.state[name]) + by;
-    if (at >= 0 && at < all.length) frame.set({ [name]: all[at] }, { merge: name });
+    if (at >= 0 && at < all.length) frame.set(change(all[at], frame.state), { merge: name });
   };
   const arrow = (/** @type {string} */ sign, /** @type {string} */ what, /** @type {number} */ by) =>
     h("button", { type: "button", class: "mi-x-button mi-x-arrow", "aria-label": `${what} ${label}`, onclick: () => move(by) }, sign);
