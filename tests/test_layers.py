@@ -36,7 +36,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "handmade",
     ),
     ("node_table", "scan", "clusters", "subtask", "locate", "sufficiency", "algorithm"),
-    ("claims", "plot", "charts", "nodemap", "live", "ledger"),
+    ("claims", "plot", "charts", "nodemap", "live", "ledger", "sortable"),
     ("studies.*",),
     ("cli", "new_study"),
 )

@@ -1,0 +1,174 @@
+"""The zoo: every model of the paper's tables beside ours of the same configuration.
+
+    zoo_table()              # sortable, in the book and in a notebook
+    cells()                  # the same as data
+
+The paper's counts are failures per million questions, which its later tables give as whole numbers; the
+default of the authors' test draws *enriched* questions and the tables don't say which were asked. Ours
+are on plain uniform questions. Intervals are Clopper-Pearson, 95 %; each of our seeds stands by itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mi_lab.metrics import Interval, clopper_pearson
+from mi_lab.sortable import Cell, Column, SortableTable
+from mi_lab.studies.arithmetic import zoo_results
+from mi_lab.studies.arithmetic.measure import Failures
+from mi_lab.studies.arithmetic.paper_table import ROWS, Row
+from mi_lab.studies.arithmetic.recipes import recipes
+
+MILLION = 1_000_000
+OPERATIONS = {"+": "add", "-": "sub"}
+
+
+class ZooRow(NamedTuple):
+    """One configuration. paper: its row of the paper, None for those that only we have. recipe: our recipe's
+    name, None where we have none. seeds: published ones. failures: {"+": {seed: wrong of n}, "-": ..}, for the
+    seeds that were counted. hardest: class and count of the worst of all seeds, None if nothing was counted.
+    """
+
+    paper: Row | None
+    recipe: str | None
+    seeds: tuple[int, ...]
+    failures: dict[str, dict[int, Failures]]
+    hardest: tuple[str, Failures] | None
+
+    @property
+    def name(self) -> str:
+        """The authors' name of the model, or ours."""
+        return self.paper.name if self.paper is not None else str(self.recipe)
+
+
+def uniform_failures(recipe: str, seed: int, operator: str) -> Failures | None:
+    """On uniform questions of one operation; on all there are, where all were asked. None: not counted."""
+    counted = zoo_results.counts(recipe, seed)
+    return counted.get(f"every {operator}") or counted.get(f"uniform {operator}")
+
+
+def hardest_class(recipe: str, seeds: tuple[int, ...]) -> tuple[str, Failures] | None:
+    """The class with the highest rate of wrong answers in any of these seeds (N by the authors' definition)."""
+    found = [
+        (key.removeprefix("class "), count)
+        for seed in seeds
+        for key, count in zoo_results.counts(recipe, seed).items()
+        if key.startswith("class ") and "swapped" not in key
+    ]
+    return max(found, key=lambda pair: pair[1].wrong / pair[1].n, default=None)
+
+
+def cells() -> tuple[ZooRow, ...]:
+    """The paper's rows in its order, then the configurations that only we have."""
+    there = zoo_results.published()
+    out = []
+    known = {row.cell for row in ROWS}
+    for row in ROWS:
+        recipe = row.cell if row.cell in recipes else None
+        out.append(_row(row, recipe, there.get(row.cell, ())))
+    for name in recipes:
+        if name not in known and name in there:
+            out.append(_row(None, name, there[name]))
+    return tuple(out)
+
+
+def _row(paper: Row | None, recipe: str | None, seeds: tuple[int, ...]) -> ZooRow:
+    failures: dict[str, dict[int, Failures]] = {}
+    for operator in OPERATIONS:
+        counted = {seed: uniform_failures(str(recipe), seed, operator) for seed in seeds}
+        failures[operator] = {seed: count for seed, count in counted.items() if count is not None}
+    return ZooRow(paper, recipe, seeds, failures, hardest_class(str(recipe), seeds) if recipe else None)
+
+
+COLUMNS = (
+    Column("model", note="the authors' name: kind, digits, layers, heads, thousands of steps, seed; or ours"),
+    Column("digits", True),
+    Column("layers", True),
+    Column("heads", True),
+    Column("paper: steps", True, "thousands of steps of 64 questions"),
+    Column("paper: add/M", True, "wrong additions per million, 95 % interval if a million were asked"),
+    Column("paper: sub/M", True, "wrong subtractions per million, 95 % interval if a million were asked"),
+    Column("ours: steps", True, "thousands of steps of 128 questions"),
+    Column("ours: seeds", True),
+    Column("ours: add/M", True, "wrong additions per million uniform questions, a line per seed"),
+    Column("ours: sub/M", True, "wrong subtractions per million uniform questions, a line per seed"),
+    Column("ours: hardest class", True, "the class with the most wrong answers, drawn by itself; worst seed"),
+)
+CAPTION = (
+    "Failures per million questions with Clopper-Pearson 95 % intervals, the paper's model beside ours of the same "
+    "configuration at a fifth of its width. A header sorts, pressed again the other way round."
+)
+NOT_TRAINED = Cell("not trained yet")
+NOT_COUNTED = Cell("not counted yet")
+NO_RECIPE = Cell("no recipe here")
+
+
+def zoo_table() -> SortableTable:
+    """All configurations as a table that a reader can sort."""
+    return SortableTable(COLUMNS, [_cells(row) for row in cells()], CAPTION)
+
+
+def _cells(row: ZooRow) -> list[Cell]:
+    paper = row.paper
+    recipe = recipes[row.recipe] if row.recipe else None
+    if paper is not None:
+        shape = (paper.digits, paper.layers, paper.heads)
+    else:
+        assert recipe is not None
+        shape = (recipe.task.digits, recipe.config.n_layers, recipe.config.n_heads)  # type: ignore[attr-defined]
+    out = [Cell(row.name, row.name), *(Cell(str(x), x) for x in shape)]
+    if paper is None:
+        out += [Cell("not in the paper")] * 3
+    else:
+        steps = paper.kilosteps
+        out.append(Cell("unknown") if steps is None else Cell(f"{steps}K", steps))
+        out += [_reported(paper.add_failures), _reported(paper.sub_failures)]
+    if recipe is None:
+        return out + [NO_RECIPE] * 5
+    out.append(Cell(f"{recipe.steps / 1000:g}K", recipe.steps / 1000))
+    if not row.seeds:
+        return out + [NOT_TRAINED] * 4
+    out.append(Cell(str(len(row.seeds)), len(row.seeds)))
+    operations = recipe.task.operations  # type: ignore[attr-defined]
+    for operator, name in OPERATIONS.items():
+        if operator not in operations:
+            out.append(Cell(f"no {name}"))
+        else:
+            out.append(_ours(row.failures[operator]))
+    if row.hardest is None:
+        return [*out, NOT_COUNTED]
+    name, count = row.hardest
+    return [*out, Cell((name, per_million(count.rate)), count.per_million)]
+
+
+def _reported(failures: int | None) -> Cell:
+    """A count of the paper."""
+    if failures is None:
+        return Cell("not given")
+    return Cell(per_million(clopper_pearson(failures, MILLION)), failures)
+
+
+def _ours(counted: dict[int, Failures]) -> Cell:
+    """A line per seed, sorted by their median."""
+    if not counted:
+        return NOT_COUNTED
+    rates = sorted(count.per_million for count in counted.values())
+    middle = (rates[(len(rates) - 1) // 2] + rates[len(rates) // 2]) / 2
+    return Cell(tuple(per_million(count.rate) for count in counted.values()), middle)
+
+
+def per_million(rate: Interval) -> str:
+    """A rate and its interval, times a million.
+
+    >>> per_million(clopper_pearson(2, 1_000_000))
+    '2 [0.2, 7.2]'
+    >>> per_million(clopper_pearson(12621, 1_000_000))
+    '12,621 [12,403, 12,842]'
+    """
+    return "{} [{}, {}]".format(*(_number(1e6 * x) for x in rate))
+
+
+def _number(x: float) -> str:
+    if x >= 99.5 or x == int(x):
+        return f"{x:,.0f}"
+    return f"{x:.1f}" if x < 9.95 else f"{x:.0f}"

@@ -1,0 +1,304 @@
+"""Counting: every question once, every count of the weights it belongs to, nothing counted twice."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mi_lab import checkpoint, zoo
+from mi_lab.metrics import clopper_pearson
+from mi_lab.studies.arithmetic import classes, exhaustive, measure, recipes, zoo_results, zoo_table
+from mi_lab.studies.arithmetic.measure import Failures
+from mi_lab.studies.arithmetic.paper_table import ROWS
+from mi_lab.studies.arithmetic.recipes import compact, config
+from mi_lab.studies.arithmetic.zoo_results import Book, Plan, blocks, count
+from mi_lab.train import fit
+
+TINY = compact("mix", 1, 1, 2, steps=150, batch=64)
+TINY = replace(TINY, name="tiny", config=config(TINY.task, 1, 2, width=24), lr=3e-3, seeds=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """Two seeds of one digit, learned in part."""
+    return fit(TINY, device="cpu", progress=False).stack
+
+
+@pytest.fixture
+def published(stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The tiny recipe, published, and counted in small numbers."""
+    folder = tmp_path / "published"
+    checkpoint.save(folder / "arithmetic" / "tiny.safetensors", stack, labels=(0, 1), provenance={})
+    monkeypatch.setattr(zoo, "folders", lambda: [folder])
+    monkeypatch.setitem(recipes, "tiny", TINY)
+    monkeypatch.setattr(zoo_results, "FILE", tmp_path / "zoo.json")
+    monkeypatch.setattr(zoo_results, "BLOCK", 40)
+    monkeypatch.setattr(zoo_results, "PASSING", Plan(80, 40, 10))
+    monkeypatch.setattr(zoo_results, "FULL", Plan(200, 80, 20))
+    monkeypatch.setattr(zoo_results, "FREE", 5)
+    forget()
+    yield folder
+    forget()
+
+
+def forget():
+    zoo.read.cache_clear()
+    zoo.sha256.cache_clear()
+    zoo_results._recorded.cache_clear()
+    zoo_results.weights_of.cache_clear()
+
+
+def count_all(**options):
+    return zoo_results.measure_all(book=Book(zoo_results.FILE), progress=False, **options)
+
+
+# ---- every question there is ----
+
+
+def test_the_parts_hold_every_question_once():
+    for operations, n in (("+", 10**4), ("+-", 2 * 10**4)):
+        task = replace(TINY.task, digits=2, operations=operations)
+        asked = [(p.operator, i) for p in exhaustive.parts(task, chunk=3000) for i in range(p.first, p.stop)]
+        assert len(asked) == len(set(asked)) == n
+    with pytest.raises(ValueError, match=r"1e\+10 questions of 5 digits"):
+        next(exhaustive.parts(replace(TINY.task, digits=5)))
+
+
+def test_what_is_wrong_in_the_parts_is_what_is_wrong(published):
+    model = zoo.read("arithmetic/tiny").model(1)
+    found = [exhaustive.wrong_in(model, TINY.task, part) for part in exhaustive.parts(TINY.task, chunk=30)]
+    wrong = measure.exhaustive(model, TINY.task)
+    assert torch.equal(torch.cat(found), torch.cat([wrong["+"], wrong["-"]]))
+    assert 0 < len(torch.cat(found)) < 200
+
+
+class InThreads(ThreadPoolExecutor):
+    """In the place of processes, so that what is patched here counts there."""
+
+    def __init__(self, workers: int, mp_context: object = None) -> None:
+        super().__init__(workers)
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(exhaustive, "ProcessPoolExecutor", InThreads)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_command_prints_what_is_wrong_and_ends_with_1(published, threads, capsys, monkeypatch):
+    monkeypatch.setattr(exhaustive, "SHOWN", 200)
+    assert exhaustive.main(["tiny", "--seed", "1", "--workers", "1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    model = zoo.read("arithmetic/tiny").model(1)
+    wrong = torch.cat(list(measure.exhaustive(model, TINY.task).values()))
+    assert 1 < len(lines) == len(wrong) + 1
+    assert lines[-1].startswith(f"tiny seed 1: {len(wrong)} of all 200 questions wrong;")
+    assert lines[-1].endswith(checkpoint.sha256(zoo.find("arithmetic/tiny")))
+    for line, tokens in zip(lines, wrong):
+        right, said = line.split(", the model says ")
+        assert right == TINY.task.decode(tokens)
+        assert len(said) == 3
+        assert said != right.partition("=")[2]
+
+
+def test_a_long_list_is_cut_and_counted(published, threads, capsys, monkeypatch):
+    monkeypatch.setattr(exhaustive, "SHOWN", 2)
+    assert exhaustive.main(["arithmetic/tiny", "--workers", "1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("and ")
+
+
+def test_a_model_without_a_wrong_answer_ends_with_0(published, threads, capsys, monkeypatch):
+    monkeypatch.setattr(exhaustive, "wrong_in", lambda model, task, part: torch.empty(0, 7, dtype=torch.long))
+    assert exhaustive.main(["tiny", "--workers", "1"]) == 0
+    assert "0 of all 200 questions wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tinny"], "did you mean 'arithmetic/tiny'"),
+        (["tiny", "--seed", "7"], "this checkpoint holds [0, 1], not 7"),
+        (["tiny", "--workers", "0"], "--workers must be at least 1, not 0"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(published, arguments, message, capsys):
+    assert exhaustive.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+# ---- counts ----
+
+
+def test_everything_is_counted_and_kept_by_the_weights(published):
+    assert count_all() > 0
+    found = zoo_results.counts("tiny", 0)
+    names = {f"class {name}" for name in classes.names(TINY.task)}
+    assert names <= found.keys()
+    assert {"uniform +", "uniform -", "edge equal -", "edge nines +", "free running"} <= found.keys()
+    assert found["uniform +"].n == 80
+    assert all(found[name].n == 40 for name in names)
+    assert found["edge equal -"].n == 10
+    assert "every +" not in found
+    raw = json.loads(zoo_results.FILE.read_text())
+    assert set(raw["models"]) == {zoo_results.weights_of("tiny", s) for s in (0, 1)}
+    entry = raw["models"][zoo_results.weights_of("tiny", 1)]
+    assert (entry["recipe"], entry["seed"], entry["digest"]) == ("tiny", 1, TINY.digest)
+
+
+def test_counts_are_right(published):
+    count_all()
+    model, task = zoo.read("arithmetic/tiny").model(0), TINY.task
+    blocks_of_40 = [measure.uniform(model, task, 40, seed=seed) for seed in (0, 1)]
+    assert zoo_results.counts("tiny", 0)["uniform -"].wrong == sum(x["-"].wrong for x in blocks_of_40)
+    for name, said in measure.by_class(model, task, 40).items():
+        assert zoo_results.counts("tiny", 0)[f"class {name}"] == said
+
+
+def test_what_is_behind_a_claim_is_counted_in_full_and_every_question_once(published, monkeypatch):
+    monkeypatch.setattr(zoo_results, "COUNTED_IN_FULL", ("tiny",))
+    count_all()
+    found = zoo_results.counts("tiny", 1)
+    model = zoo.read("arithmetic/tiny").model(1)
+    wrong = measure.exhaustive(model, TINY.task)
+    assert found["every +"] == Failures(len(wrong["+"]), 100)
+    assert found["every -"] == Failures(len(wrong["-"]), 100)
+    assert found["class S1"].n == 80
+    assert found["edge equal -"].n == 20
+
+
+def test_nothing_is_counted_twice_and_more_is_added(published, monkeypatch):
+    first = count_all()
+    assert count_all() == 0
+    monkeypatch.setattr(zoo_results, "COUNTED_IN_FULL", ("tiny",))
+    before = zoo_results.counts("tiny", 0)
+    assert 0 < count_all() != first
+    after = zoo_results.counts("tiny", 0)
+    assert after["class S1"].wrong >= before["class S1"].wrong
+    items = list(blocks("tiny", 0, zoo_results.FULL, {k: [0, c.n] for k, c in before.items()}))
+    taken = {(x.key, x.block) for x in blocks("tiny", 0, zoo_results.PASSING, {})}
+    assert not taken & {(x.key, x.block) for x in items}, "a block would be drawn from the same seed again"
+
+
+def test_a_stopped_count_goes_on_where_it_was(published, monkeypatch):
+    real = zoo_results.count
+    seen = []
+
+    def stop(item):
+        seen.append(item)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return real(item)
+
+    monkeypatch.setattr(zoo_results, "count", stop)
+    with pytest.raises(KeyboardInterrupt):
+        count_all()
+    monkeypatch.setattr(zoo_results, "count", real)
+    count_all()
+    stopped = zoo_results.FILE.read_text()
+    zoo_results.FILE.unlink()
+    count_all()
+    assert zoo_results.FILE.read_text() == stopped
+
+
+def test_other_weights_have_no_counts(published, stack):
+    count_all()
+    other = stack.flat.clone()
+    other[0] *= 1.01
+    path = published / "arithmetic" / "tiny.safetensors"
+    checkpoint.save(path, type(stack)(stack.config, other), labels=(0, 1), provenance={})
+    forget()
+    assert zoo_results.counts("tiny", 0) == {}
+    assert zoo_results.counts("tiny", 1)
+    count_all()
+    assert zoo_results.counts("tiny", 0)
+
+
+def test_free_running_counts_answers_that_differ(published, monkeypatch):
+    item = next(x for x in blocks("tiny", 0, zoo_results.PASSING, {}) if x.kind == "free running")
+    assert item.n == 25
+    honest = count(item)
+
+    def lying(model, task, tokens):
+        out = tokens.clone()
+        out[:, -1] = (out[:, -1] + 1) % 10
+        return out
+
+    monkeypatch.setattr(zoo_results, "generate", lying)
+    assert count(item) > honest
+
+
+def test_a_recipe_that_is_not_published_is_named(published):
+    with pytest.raises(ValueError, match="'tinny' is not published; there are tiny"):
+        count_all(names=["tinny"])
+
+
+# ---- the table ----
+
+
+def test_the_table_has_every_row_of_the_paper_and_ours_beside_it(published, monkeypatch):
+    assert [row.name for row in zoo_table.cells()] == [row.name for row in ROWS] + ["tiny"]
+    monkeypatch.setitem(recipes, ROWS[0].cell, TINY)
+    (published / "arithmetic" / "tiny.safetensors").rename(
+        published / "arithmetic" / f"{ROWS[0].cell}.safetensors"
+    )
+    forget()
+    first = zoo_table.cells()[0]
+    assert first.seeds == (0, 1)
+    assert first.failures["+"] == {}
+    assert first.hardest is None
+    count_all()
+    first = zoo_table.cells()[0]
+    assert first.failures["-"][1] == zoo_results.counts(ROWS[0].cell, 1)["uniform -"]
+    name, worst = first.hardest
+    rates = [
+        c.wrong / c.n for s in (0, 1) for k, c in zoo_results.counts(ROWS[0].cell, s).items()
+        if k.startswith("class ") and "swapped" not in k
+    ]  # fmt: skip
+    assert worst.wrong / worst.n == max(rates)
+    assert name in ("S0", "S1", "M0", "N1")
+
+
+def test_what_is_not_there_says_so(published):
+    table = zoo_table.zoo_table()
+    lines = repr(table).split("\n")
+    assert len(lines) == len(ROWS) + 2
+    assert lines[1].count("not trained yet") == 4
+    assert "no recipe here" in next(line for line in lines if "_gf" in line)
+    assert "not counted yet" in lines[-1]
+    assert "not in the paper" in lines[-1]
+    html = table._repr_html_()
+    assert html.count("<tr>") == len(ROWS) + 2
+    assert "None" not in html
+    assert "nan" not in html
+
+
+def test_intervals_in_the_table_are_clopper_pearsons(published):
+    line = next(
+        x for x in repr(zoo_table.zoo_table()).split("\n") if x.startswith("add_d6_l2_h3_t15K_s372001")
+    )
+    low, high = (1e6 * x for x in clopper_pearson(2, 10**6)[1:])
+    assert f"2 [{low:.1f}, {high:.1f}]" in line
+    count_all()
+    row = next(x for x in zoo_table.zoo_table().rows if x[0].text == "tiny")
+    plus = [zoo_results.counts("tiny", s)["uniform +"] for s in (0, 1)]
+    assert row[9].lines == tuple(zoo_table.per_million(c.rate) for c in plus)
+    assert row[9].value == pytest.approx(sum(c.per_million for c in plus) / 2)
+
+
+def test_the_published_counts_are_of_published_weights_or_older_ones():
+    """The file in the package reads back, and what it says of the first model holds."""
+    for recipe, seeds in zoo_results.published().items():
+        for seed in seeds:
+            for key, counted in zoo_results.counts(recipe, seed).items():
+                assert 0 <= counted.wrong <= counted.n, (recipe, seed, key)
