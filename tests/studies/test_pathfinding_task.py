@@ -115,6 +115,26 @@ def test_orders_are_exact():
     assert abs(places.mean() - 7) < 0.4
 
 
+def test_random_ties_keep_depth_and_siblings_and_shuffle_the_rest():
+    task = PathfindingTask(n_nodes=10, order="backward", ties="random")
+    tokens = task.sample(2000, generator=torch.Generator().manual_seed(8))
+    depth = task.variables(tokens)["depth"]
+    source = tokens[:, 0 : 3 * task.n_edges : 3] - task.first_bare
+    levels = depth.gather(1, source)
+    assert (levels.diff(dim=1) <= 0).all()  # deepest first
+    exact = 0
+    for row, at in zip(tokens, source.tolist(), strict=True):
+        runs = [node for i, node in enumerate(at) if i == 0 or at[i - 1] != node]
+        assert len(runs) == len(set(runs))  # the edges of one source stand together
+        exact += edges_of(task, row) == breadth_first(edges_of(task, row))[::-1]
+    assert 0 < exact < 1000  # the exact order is one of many
+    mixed = PathfindingTask(n_nodes=10, ties="random").sample(400, generator=torch.Generator().manual_seed(8))
+    source = mixed[:, 0 : 3 * task.n_edges : 3] - task.first_bare
+    sorted_rows = (task.variables(mixed)["depth"].gather(1, source).diff(dim=1) <= 0).all(1)
+    assert sorted_rows[::2].all()
+    assert sorted_rows[1::2].float().mean() < 0.2
+
+
 def test_the_authors_label_bias_is_an_option():
     shares = {}
     for labels in ("permuted", "ascending"):
@@ -256,6 +276,7 @@ def test_bad_prompts_are_named(text, words):
         ({"longest": 16}, "longest = 16"),
         ({"shortest": 5, "longest": 4}, "shortest = 5"),
         ({"trees": 0}, "at least 1"),
+        ({"ties": "even"}, "'even'"),
     ],
 )
 def test_bad_knobs_are_named(knobs, words):
