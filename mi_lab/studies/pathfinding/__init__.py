@@ -53,12 +53,12 @@ from mi_lab.studies.pathfinding.scrubbing import figure as scrub_figure
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
 if TYPE_CHECKING:  # loaded when first used: they bring matplotlib and widgets
-    from mi_lab.studies.pathfinding import exercises, explorers, figures
+    from mi_lab.studies.pathfinding import exercises, explorers, figures, live
 
 __all__ = [
     "POLICIES", "Accuracy", "PathfindingTask", "Recovery", "Trees", "accuracy", "ancestors_attended",
     "attention_by_relation", "blocked", "by_length", "claims", "composition_matrix", "deduction", "development",
-    "exact", "exercises", "explorers", "figures", "load", "mass_by_class", "memory_test", "patterns",
+    "exact", "exercises", "explorers", "figures", "live", "load", "mass_by_class", "memory_test", "patterns",
     "pointer_test", "position_scores", "positions", "recipes", "recorded_figures", "relabelled", "relations",
     "scrub_figure", "success", "task", "to_ancestors", "token_class", "trees", "untrained_twin",
 ]  # fmt: skip
@@ -75,7 +75,7 @@ def load(name: str = "paper", seed: int = 0) -> Transformer:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("explorers", "exercises", "figures"):
+    if name in ("explorers", "exercises", "figures", "live"):
         import importlib
 
         return importlib.import_module(f"mi_lab.studies.pathfinding.{name}")

@@ -1,6 +1,8 @@
 /** Where explorers begin: in the places of a built page, and as anywidgets. */
 
+import { AlgorithmExplorer } from "./algorithm.js";
 import { GenericExplorer } from "./generic.js";
+import { PathfindingExplorer } from "./pathfinding.js";
 import { SortingExplorer } from "./sorting.js";
 import { h } from "./dom.js";
 import { sameState } from "./link.js";
@@ -8,7 +10,7 @@ import { sameState } from "./link.js";
 /** @typedef {import("./link.js").State} State */
 
 /** @type {Record<string, any>} Kinds of explorers: (root, spec, initial state, options). */
-export const EXPLORERS = { generic: GenericExplorer, sorting: SortingExplorer };
+export const EXPLORERS = { algorithm: AlgorithmExplorer, generic: GenericExplorer, pathfinding: PathfindingExplorer, sorting: SortingExplorer };
 
 /**
  * Turn every place that waits for an explorer into one: an element with data-mi-live and, in a script

@@ -88,12 +88,14 @@ const CSS = `
 `;
 
 /**
- * Put the style sheet into the page, or into the shadow tree that holds the explorer, once.
+ * Put a style sheet into the page, or into the shadow tree that holds the explorer, once.
  * @param {Node} place
+ * @param {string} [name]  of a sheet that one explorer adds
+ * @param {string} [css]
  */
-export function installStyle(place) {
+export function installStyle(place, name = "all", css = CSS) {
   const root = place.getRootNode();
   const home = root instanceof ShadowRoot ? root : document.head;
-  if (home.querySelector("style[data-mi-x]")) return;
-  home.append(h("style", { "data-mi-x": true }, CSS));
+  if (home.querySelector(`style[data-mi-x="${name}"]`)) return;
+  home.append(h("style", { "data-mi-x": name }, css));
 }
