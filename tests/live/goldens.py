@@ -16,6 +16,7 @@ from mi_lab import zoo
 from mi_lab.ablate import mean_values
 from mi_lab.live import export
 from mi_lab.model import Transformer, TransformerConfig
+from tests.live import arithmetic_goldens
 
 SORTING = TransformerConfig(n_layers=1, n_heads=2, d_model=96, d_head=48, n_ctx=21, d_vocab=52)
 ARITHMETIC = TransformerConfig(
@@ -155,6 +156,7 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
         (folder / f"{name}.json").write_text(json.dumps(cases(name)))
+    arithmetic_goldens.write(folder / arithmetic_goldens.FILE)
     (folder / "gelu.table").write_text(json.dumps(gelu_table()))
 
 

@@ -31,6 +31,8 @@ Tri = int | None
 def steps(task: ArithmeticTask, question: str, algorithm: str = "st_sv") -> tuple[Step, ...]:
     """Every position from the first token to the one that predicts A_0; see `trace.Step`.
 
+    From the sign on the tokens are those that the algorithm wrote, right or wrong.
+
     algorithm: a key of `ALGORITHMS`. Raises ValueError for another, for an operator that it can't do,
     and as `task.encode`.
     """
@@ -45,11 +47,11 @@ def steps(task: ArithmeticTask, question: str, algorithm: str = "st_sv") -> tupl
             f"{algorithm!r} has the operations {ALGORITHMS[algorithm].operations!r}, not {operator!r}"
         )
     reader = _reader(algorithm, x[0].flip(0).tolist(), y[0].flip(0).tolist(), operator == "-")
-    out = []
+    out: list[Step] = []
     for position in range(3 * n + 3):
         column = 2 * n - position if n < position <= 2 * n else None
         known = reader.known(column if column is not None else n if position <= n else 0, position > 2 * n)
-        token = VOCAB[int(tokens[position])]
+        token = out[-1].writes[1] if position > 2 * n + 1 and out[-1].writes else VOCAB[int(tokens[position])]
         writes = None if position < 2 * n + 1 else reader.writes(3 * n + 2 - position, known)
         out.append(Step(position, token, column, known.states, known.carries, writes))
     return tuple(out)

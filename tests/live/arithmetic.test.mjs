@@ -1,0 +1,127 @@
+/** The arithmetic programs of the page against those in Python (arithmetic_goldens.py). */
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+import { algorithmAnswer, algorithmSteps, rightText } from "../../mi_lab/live/js/explorers/algorithm_steps.js";
+import { checkAlgorithm, classWords, failingQuestion, resized } from "../../mi_lab/live/js/explorers/algorithm_run.js";
+import {
+  classNames, sumClass, drawUntil, sumKind, moveNames, movedAnswer, sumText, readSum, sumTokens, SYMBOLS, sumTokenNames,
+} from "../../mi_lab/live/js/explorers/arithmetic_task.js";
+import { random } from "./tools.mjs";
+
+function golden() {
+  let file = join(process.env.MI_LAB_GOLDEN ?? mkdtempSync(join(tmpdir(), "mi-lab-golden-")), "arithmetic.questions");
+  if (!process.env.MI_LAB_GOLDEN) {
+    const root = fileURLToPath(new URL("../..", import.meta.url));
+    execFileSync(process.env.PYTHON ?? "python3", ["-m", "tests.live.arithmetic_goldens", file], { cwd: root });
+  }
+  return JSON.parse(readFileSync(file, "utf8"));
+}
+
+const { every, sampled, stepped, moves, classes } = golden();
+const read = (text, digits = null) => readSum(text, { digits, operations: "+-" }, "question");
+
+function compare({ digits, questions, right, classes: names, answers }) {
+  questions.forEach((text, i) => {
+    const q = read(text, digits);
+    assert.equal(sumText(q), text);
+    assert.equal(rightText(q), right[i], text);
+    assert.equal(sumClass(q), names[i], text);
+    for (const [name, all] of Object.entries(answers)) assert.equal(algorithmAnswer(q, name), all[i], `${name}: ${text}`);
+  });
+  return questions.length;
+}
+
+test("all questions of two digits, every algorithm", () => {
+  assert.deepEqual(every.map(compare), [10_000, 10_000]);
+});
+
+test("questions of every class of 1 to 15 digits, every algorithm", () => {
+  assert.equal(sampled.length, 30);
+  sampled.forEach(compare);
+  assert.ok(Object.values(sampled.at(-2).answers).some((all) => all.some((x, i) => x !== sampled.at(-2).right[i])));
+});
+
+test("every step: what is known, what is written and why", () => {
+  const names = new Set();
+  for (const [name, text, wanted] of stepped) {
+    const got = algorithmSteps(read(text), name).map(({ sources, ...step }) => step);
+    assert.deepEqual(got, wanted, `${name}: ${text}`);
+    names.add(name);
+  }
+  assert.equal(names.size, 9);
+});
+
+test("a carry comes from the column that decided it", () => {
+  const at = (name) => algorithmSteps(read("1999+8001"), name)[8];
+  assert.deepEqual(at("st_sv").sources, { 3: 0, 2: 0, 1: 0, 0: 0 });
+  assert.deepEqual(at("look_back_2").sources, { 3: null, 2: null, 1: 0, 0: 0 });
+});
+
+test("what an interchange must do", () => {
+  const seen = new Set();
+  for (const [digits, operations, all] of moves) {
+    const offered = new Set(["S", "M", "N"].flatMap((kind) => moveNames(digits, kind, operations)));
+    for (const [name, clean, store, wanted] of all) {
+      const [one, two] = [read(clean, digits), read(store, digits)];
+      const kind = sumKind(one);
+      assert.ok(offered.has(name), name);
+      if (moveNames(digits, kind, operations).includes(name)) seen.add(name.replace(/\d/, ""));
+      assert.equal(movedAnswer(one, two, name).map((t) => SYMBOLS[t]).join(""), wanted, `${name}: ${clean}, ${store}`);
+    }
+  }
+  assert.equal(seen.size, 18);
+});
+
+test("classes and tokens", () => {
+  for (const [n, operations, names] of classes) assert.deepEqual(classNames(n, operations), names);
+  assert.deepEqual(sumTokenNames(2), ["D1", "D0", "OPR", "D'1", "D'0", "=", "SGN", "A2", "A1", "A0"]);
+  assert.equal(sumTokens(read("55555+44446")).map((t) => SYMBOLS[t]).join(""), "55555+44446=+100001");
+  for (const name of classNames(5, "+-")) assert.match(classWords(name), /column|carry|borrow/);
+});
+
+test("questions of a class are drawn from all of it", () => {
+  const q = drawUntil(5, false, (one) => sumClass(one) === "S4", { random: random(3) });
+  assert.equal(sumClass(q), "S4");
+  assert.equal(drawUntil(3, true, (one) => sumClass(one) === "S4", { random: random(3), tries: 2000 }), null);
+});
+
+const SPEC = {
+  most: 15,
+  algorithms: Object.entries(every[0].answers).map(([name]) => ({
+    name, text: name, description: "", role: "",
+    rates: { "+": Array(15).fill(name === "look_back_2" ? 0.1 : 0), ...(name in every[1].answers ? { "-": Array(15).fill(0) } : {}) },
+  })),
+  classes: {},
+};
+const STATE = { question: "1999+8001", digits: 4, algorithm: "look_back_2", position: 7 };
+
+test("a question that fails fails", () => {
+  for (const digits of [3, 6, 15]) {
+    const state = checkAlgorithm({ ...STATE, ...resized(STATE, digits) }, SPEC);
+    const q = read(failingQuestion(SPEC, state, random(digits)), digits);
+    assert.notEqual(algorithmAnswer(q, "look_back_2"), rightText(q));
+  }
+  assert.equal(failingQuestion(SPEC, { ...STATE, algorithm: "st_sv" }), null);
+});
+
+test("states are made whole or refused in one sentence", () => {
+  assert.deepEqual(checkAlgorithm({ ...STATE, question: " 12 \u2212 7=5", digits: 1, algorithm: "st_sv", position: 40 }, SPEC),
+    { question: "12-07", digits: 2, algorithm: "st_sv", position: 8 });
+  const refused = [
+    [{ question: "12" }, /operator is missing/], [{ question: "1+2+3" }, /one operator; this one has 2/], [{ question: "+3" }, /first number is missing/],
+    [{ question: "3-" }, /second number is missing/], [{ question: "1+x" }, /\u201cx\u201d is no part/], [{ question: "<b>1</b>+2" }, /\u201c<\u201d is no part/],
+    [{ question: "\u0661+2" }, /is no part/], [{ question: `${"9".repeat(16)}+1` }, /16 digits; the most here is 15/],
+    [{ algorithm: "abacus" }, /no such algorithm/], [{ algorithm: "ripple", question: "3-2" }, /only adds/],
+    [{ digits: 16 }, /from 1 to 15/], [{ digits: 2.5 }, /whole number/], [{ position: -1 }, /from 0 to 47/],
+  ];
+  for (const [changes, message] of refused) assert.throws(() => checkAlgorithm({ ...STATE, ...changes }, SPEC), message);
+  assert.throws(() => readSum("123+4", { digits: 2, operations: "+" }, "q"), /123 has 3 digits; this model\u2019s numbers have 2/);
+  assert.throws(() => readSum("1-4", { digits: 2, operations: "+" }, "q"), /This model only adds/);
+});
