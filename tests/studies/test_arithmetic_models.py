@@ -210,14 +210,14 @@ def test_the_fast_check_equals_grade(half_trained):
     fast = measure.right(model, task, tokens, batch=64)
     assert torch.equal(fast, task.grade(model, tokens))
     assert 0 < int(fast.sum()) < len(fast)
-    wrong = measure.exhaustive(model, task)
+    wrong = measure.all_wrong(model, task)
     assert sum(len(q) for q in wrong.values()) == int((~fast).sum())
     assert all((q[:, 1] == "0123456789+-".index(o)).all() for o, q in wrong.items())
 
 
 def test_failures_by_class_add_up(half_trained):
     model, task = half_trained
-    wrong = measure.exhaustive(model, task)
+    wrong = measure.all_wrong(model, task)
     classes = measure.by_class(model, task, 3000)
     assert list(classes) == ["S0", "S1", "M0", "N1", "N_swapped0"]
     total = {"+": 0.55 * classes["S0"].wrong + 0.45 * classes["S1"].wrong}

@@ -12,7 +12,7 @@ import torch
 
 from mi_lab import checkpoint, zoo
 from mi_lab.metrics import clopper_pearson
-from mi_lab.studies.arithmetic import classes, exhaustive, measure, recipes, zoo_results, zoo_table
+from mi_lab.studies.arithmetic import classes, exhaustive, measure, recipes, zoo_results, zoo_rows
 from mi_lab.studies.arithmetic.measure import Failures
 from mi_lab.studies.arithmetic.paper_table import ROWS
 from mi_lab.studies.arithmetic.recipes import compact, config
@@ -72,7 +72,7 @@ def test_the_parts_hold_every_question_once():
 def test_what_is_wrong_in_the_parts_is_what_is_wrong(published):
     model = zoo.read("arithmetic/tiny").model(1)
     found = [exhaustive.wrong_in(model, TINY.task, part) for part in exhaustive.parts(TINY.task, chunk=30)]
-    wrong = measure.exhaustive(model, TINY.task)
+    wrong = measure.all_wrong(model, TINY.task)
     assert torch.equal(torch.cat(found), torch.cat([wrong["+"], wrong["-"]]))
     assert 0 < len(torch.cat(found)) < 200
 
@@ -97,7 +97,7 @@ def test_the_command_prints_what_is_wrong_and_ends_with_1(published, threads, ca
     assert exhaustive.main(["tiny", "--seed", "1", "--workers", "1"]) == 1
     lines = capsys.readouterr().out.splitlines()
     model = zoo.read("arithmetic/tiny").model(1)
-    wrong = torch.cat(list(measure.exhaustive(model, TINY.task).values()))
+    wrong = torch.cat(list(measure.all_wrong(model, TINY.task).values()))
     assert 1 < len(lines) == len(wrong) + 1
     assert lines[-1].startswith(f"tiny seed 1: {len(wrong)} of all 200 questions wrong;")
     assert lines[-1].endswith(checkpoint.sha256(zoo.find("arithmetic/tiny")))
@@ -170,7 +170,7 @@ def test_what_is_behind_a_claim_is_counted_in_full_and_every_question_once(publi
     count_all()
     found = zoo_results.counts("tiny", 1)
     model = zoo.read("arithmetic/tiny").model(1)
-    wrong = measure.exhaustive(model, TINY.task)
+    wrong = measure.all_wrong(model, TINY.task)
     assert found["every +"] == Failures(len(wrong["+"]), 100)
     assert found["every -"] == Failures(len(wrong["-"]), 100)
     assert found["class S1"].n == 80
@@ -247,18 +247,18 @@ def test_a_recipe_that_is_not_published_is_named(published):
 
 
 def test_the_table_has_every_row_of_the_paper_and_ours_beside_it(published, monkeypatch):
-    assert [row.name for row in zoo_table.cells()] == [row.name for row in ROWS] + ["tiny"]
+    assert [row.name for row in zoo_rows.rows()] == [row.name for row in ROWS] + ["tiny"]
     monkeypatch.setitem(recipes, ROWS[0].cell, TINY)
     (published / "arithmetic" / "tiny.safetensors").rename(
         published / "arithmetic" / f"{ROWS[0].cell}.safetensors"
     )
     forget()
-    first = zoo_table.cells()[0]
+    first = zoo_rows.rows()[0]
     assert first.seeds == (0, 1)
     assert first.failures["+"] == {}
     assert first.hardest is None
     count_all()
-    first = zoo_table.cells()[0]
+    first = zoo_rows.rows()[0]
     assert first.failures["-"][1] == zoo_results.counts(ROWS[0].cell, 1)["uniform -"]
     name, worst = first.hardest
     rates = [
@@ -270,7 +270,7 @@ def test_the_table_has_every_row_of_the_paper_and_ours_beside_it(published, monk
 
 
 def test_what_is_not_there_says_so(published):
-    table = zoo_table.zoo_table()
+    table = zoo_rows.zoo_table()
     lines = repr(table).split("\n")
     assert len(lines) == len(ROWS) + 2
     assert lines[1].count("not trained yet") == 4
@@ -285,14 +285,14 @@ def test_what_is_not_there_says_so(published):
 
 def test_intervals_in_the_table_are_clopper_pearsons(published):
     line = next(
-        x for x in repr(zoo_table.zoo_table()).split("\n") if x.startswith("add_d6_l2_h3_t15K_s372001")
+        x for x in repr(zoo_rows.zoo_table()).split("\n") if x.startswith("add_d6_l2_h3_t15K_s372001")
     )
     low, high = (1e6 * x for x in clopper_pearson(2, 10**6)[1:])
     assert f"2 [{low:.1f}, {high:.1f}]" in line
     count_all()
-    row = next(x for x in zoo_table.zoo_table().rows if x[0].text == "tiny")
+    row = next(x for x in zoo_rows.zoo_table().rows if x[0].text == "tiny")
     plus = [zoo_results.counts("tiny", s)["uniform +"] for s in (0, 1)]
-    assert row[9].lines == tuple(zoo_table.per_million(c.rate) for c in plus)
+    assert row[9].lines == tuple(zoo_rows.per_million(c.rate) for c in plus)
     assert row[9].value == pytest.approx(sum(c.per_million for c in plus) / 2)
 
 

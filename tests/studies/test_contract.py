@@ -53,8 +53,8 @@ def test_recipes_and_claims_are_what_the_tools_expect(study):
     assert len({c.id for c in study.claims}) == len(study.claims)
 
 
-def test_the_paper_model_loads_and_an_unknown_name_is_refused(study):
-    model = study.load("paper")
+def test_the_usual_model_loads_and_an_unknown_name_is_refused(study):
+    model = study.load()
     assert model(study.task().sample(2, generator=torch.Generator().manual_seed(3))).shape[0] == 2
     with pytest.raises(ValueError, match="no published checkpoint"):
         study.load("nothing")

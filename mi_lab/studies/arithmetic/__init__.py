@@ -22,18 +22,28 @@ from mi_lab.claims import Claim
 from mi_lab.model import Transformer
 from mi_lab.studies.arithmetic import classes, edges, paper_table, transfer
 from mi_lab.studies.arithmetic.algorithms import ALGORITHMS, Algorithm
-from mi_lab.studies.arithmetic.measure import Failures, by_class, by_edge, exhaustive, right, uniform
+from mi_lab.studies.arithmetic.claims import CLAIMS  # noqa: F401 -- here, or `claims` would become the submodule
+from mi_lab.studies.arithmetic.measure import (
+    Failures,
+    all_wrong,
+    by_class,
+    by_edge,
+    development,
+    right,
+    uniform,
+)
 from mi_lab.studies.arithmetic.recipes import recipes
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 from mi_lab.studies.arithmetic.trace import trace
+from mi_lab.studies.arithmetic.zoo_rows import zoo_table
 
 __all__ = [
-    "ALGORITHMS", "Algorithm", "ArithmeticTask", "Failures", "by_class", "by_edge", "claims", "classes",
-    "edges", "exhaustive", "load", "paper_table", "recipes", "right", "task",
-    "trace", "transfer", "uniform",
+    "ALGORITHMS", "Algorithm", "ArithmeticTask", "Failures", "all_wrong", "by_class", "by_edge", "claims",
+    "classes", "development", "edges", "load", "paper_table", "recipes", "right", "task", "trace", "transfer",
+    "uniform", "zoo_table",
 ]  # fmt: skip
 
-claims: tuple[Claim, ...] = ()
+claims: tuple[Claim, ...] = ()  # `CLAIMS` of the package above, as soon as the ledger holds them
 
 
 def task(**knobs: Any) -> ArithmeticTask:
@@ -41,6 +51,6 @@ def task(**knobs: Any) -> ArithmeticTask:
     return ArithmeticTask(**knobs)
 
 
-def load(name: str = "paper", seed: int = 0) -> Transformer:
-    """A published model: `load("add_d6_l2_h3")`. Names: keys of `recipes`. ValueError for others."""
+def load(name: str = "add_d6_l2_h3", seed: int = 0) -> Transformer:
+    """A published model: `load("add_d5_l2_h3", seed=1)`. Names: keys of `recipes`. ValueError for others."""
     return zoo.load(f"arithmetic/{name}", seed)

@@ -7,9 +7,12 @@ answer positions only and is several times as fast as the reference.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +23,7 @@ from mi_lab.studies.arithmetic import classes, edges
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 from mi_lab.studies.base import targets
 
+HERE = Path(__file__).parent
 BATCH = 512  # on a CPU larger ones leave the cache
 
 
@@ -116,7 +120,7 @@ def every_question(
         yield task.questions(pairs // size, pairs % size, operator)
 
 
-def exhaustive(model: Transformer, task: ArithmeticTask, *, batch: int = BATCH) -> dict[str, Tensor]:
+def all_wrong(model: Transformer, task: ArithmeticTask, *, batch: int = BATCH) -> dict[str, Tensor]:
     """Every question that the model gets wrong: {"+": Int[wrong, n_ctx], "-": ..}.
 
     Cost: 10^6 questions per operation at 3 digits, about a minute on one core for a compact model.
@@ -125,3 +129,32 @@ def exhaustive(model: Transformer, task: ArithmeticTask, *, batch: int = BATCH) 
         operator: torch.cat([q[~right(model, task, q, batch=batch)] for q in every_question(task, operator)])  # type: ignore[arg-type]
         for operator in task.operations
     }
+
+
+class Development(NamedTuple):
+    """A recipe's published curves over training, at the steps that a run keeps.
+
+    steps [step], seeds [seed], classes [class], "uniform" first. loss, token [seed, step, token]: mean nats and
+    share right of each answer token, SGN first; right [seed, step, class]: share of whole answers right.
+    logged [n], train_loss [seed, n]: loss on the training batches.
+    """
+
+    steps: np.ndarray
+    seeds: np.ndarray
+    classes: np.ndarray
+    loss: np.ndarray
+    token: np.ndarray
+    right: np.ndarray
+    logged: np.ndarray
+    train_loss: np.ndarray
+
+
+@functools.lru_cache(maxsize=8)
+def development(recipe: str) -> Development:
+    """The curves of a recipe, as `publish` wrote them. Raises ValueError where there are none."""
+    path = HERE / "curves" / f"{recipe}.npz"
+    if not path.exists():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.npz")))
+        raise ValueError(f"the development of {recipe!r} is not published; there are {there}")
+    with np.load(path) as data:
+        return Development(*(data[name] for name in Development._fields))

@@ -1,7 +1,7 @@
 """The zoo: every model of the paper's tables beside ours of the same configuration.
 
     zoo_table()              # sortable, in the book and in a notebook
-    cells()                  # the same as data
+    rows()                  # the same as data
 
 The paper's counts are failures per million questions, which its later tables give as whole numbers; the
 default of the authors' test draws *enriched* questions and the tables don't say which were asked. Ours
@@ -58,7 +58,7 @@ def hardest_class(recipe: str, seeds: tuple[int, ...]) -> tuple[str, Failures] |
     return max(found, key=lambda pair: pair[1].wrong / pair[1].n, default=None)
 
 
-def cells() -> tuple[ZooRow, ...]:
+def rows() -> tuple[ZooRow, ...]:
     """The paper's rows in its order, then the configurations that only we have."""
     there = zoo_results.published()
     out = []
@@ -105,7 +105,7 @@ NO_RECIPE = Cell("no recipe here")
 
 def zoo_table() -> SortableTable:
     """All configurations as a table that a reader can sort."""
-    return SortableTable(COLUMNS, [_cells(row) for row in cells()], CAPTION)
+    return SortableTable(COLUMNS, [_cells(row) for row in rows()], CAPTION)
 
 
 def _cells(row: ZooRow) -> list[Cell]:
