@@ -297,7 +297,7 @@ def _free(recipe: str, seed: int, *, twin: bool = False, other: bool = False) ->
     )
     shown = tokens.clone()
     if other:
-        shown[:, task.answer.start + 1 :] = tokens.roll(1, 0)[:, task.answer.start + 1 :]
+        shown[:, task.answer.start + 1 :] = tokens.roll(len(tokens) // 2, 0)[:, task.answer.start + 1 :]
     forced = predict(found, task, shown) != targets(task, tokens)
     alone = generate(found, task, tokens)[:, task.answer.start + 1 :] != targets(task, tokens)
     return {
