@@ -217,12 +217,12 @@ def patterns() -> dict[str, tuple[str, Tensor]]:
     first[1:, 1] = 1.0
     early = torch.where(torch.arange(len(LETTERS)) < EARLY, 1.0, -1.0)[:, None]
     return {
-        "L0H0.qk": ("look", back), "L0H0.ov": ("one", one),
-        "L0H1.qk": ("look", first), "L0H1.ov": ("note", early),
-        "L1H0.qk": ("look", one), "L1H0.ov": ("copy", one),
-        "L1H1.qk": ("look", one), "L1H1.ov": ("copy", 0 * one),
-        "L2H0.qk": ("look", one), "L2H0.ov": ("backup", one),
-        "L2H1.qk": ("look", one), "L2H1.ov": ("suppress", -one),
+        "L0H0.qk": ("seek", back), "L0H0.ov": ("one", one),
+        "L0H1.qk": ("seek", first), "L0H1.ov": ("note", early),
+        "L1H0.qk": ("seek", one), "L1H0.ov": ("copy", one),
+        "L1H1.qk": ("seek", one), "L1H1.ov": ("copy", 0 * one),
+        "L2H0.qk": ("seek", one), "L2H0.ov": ("backup", one),
+        "L2H1.qk": ("seek", one), "L2H1.ov": ("suppress", -one),
     }  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def parse_cell(name: str) -> tuple[Table, int, int]:
 @torch.no_grad()
 def repeater(
     *,
-    look: float = 30.0,
+    seek: float = 30.0,
     copy: float = FULL,
     suppress: float = 0.0,
     backup: float = 0.0,
@@ -263,19 +263,19 @@ def repeater(
 ) -> Transformer:
     """The model of this module's text.
 
-    look: score of what a head looks for; every other key has 0 and "^" has 15, so that from 30 on the
+    seek: score of what a head seeks; every other key has 0 and "^" has 15, so that from 30 on the
     rest gets less than 1e-6 of the attention. copy, backup, suppress: what L1H0, L2H0 add to the right
     logit and L2H1 takes from it. lean: the match head and the backup count on "always": where it is
     missing they score "^" so much higher. note: size of L0H1's note. volume: L1H1 writes this much into
     the note. cells: single cells of `TABLES` over the rest, as "L1H0.ov.b.c". norm "LN": with
     LayerNorm; every write is balanced to mean 0, so that it only divides by a length. That length
     depends on the input, so backup, suppress and lean, which compare sizes, must then be 0, and
-    `look` should be 90.
+    `seek` should be 90.
 
     Error: logits are those of the algebra (`copy` - `suppress`, or `backup`) to 1e-4 (tested).
     Raises ValueError for cells that aren't there and for LayerNorm beside what it would spoil.
     """
-    strengths = {"look": look, "copy": copy, "suppress": suppress, "backup": backup, "note": note, "one": 1.0}
+    strengths = {"seek": seek, "copy": copy, "suppress": suppress, "backup": backup, "note": note, "one": 1.0}
     if norm is not None and (suppress or backup or lean):
         raise ValueError("suppress, backup and lean compare sizes, which LayerNorm changes: leave them 0")
     config = TransformerConfig(

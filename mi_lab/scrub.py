@@ -107,6 +107,7 @@ def match(
         raise ValueError(
             f"keys must be one number per question, not {list(key.shape)}, {list(pool_key.shape)}"
         )
+    key, pool_key = key.contiguous(), pool_key.contiguous()  # a column of tokens isn't
     order = pool_key.argsort(stable=True)
     ordered = pool_key[order]
     low, high = torch.searchsorted(ordered, key), torch.searchsorted(ordered, key, right=True)

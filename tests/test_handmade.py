@@ -158,7 +158,7 @@ def test_a_volume_that_nothing_reads_changes_nothing_without_layer_norm():
 
 @pytest.mark.parametrize("volume", [0.0, 12.0])
 def test_with_layer_norm_logits_are_what_was_written_over_the_lengths(volume):
-    model = hm.repeater(norm="LN", look=90.0, volume=volume)
+    model = hm.repeater(norm="LN", seek=90.0, volume=volume)
     assert TASK.grade(model, EVERY).all()
     resid = run(model, EVERY, record="blocks.*.resid_pre")["blocks.0.resid_pre"]
     assert resid.mean(-1).abs().max() < 1e-6  # balanced: LayerNorm only divides
@@ -189,7 +189,7 @@ def test_layer_norm_is_refused_beside_what_compares_sizes(what):
 
 def test_tables_are_read_back_from_the_weights_and_cells_change_one_number():
     model = hm.repeater(**FULL, note=3.0)
-    strengths = {"look": 30.0, "copy": 12.0, "suppress": 4.0, "backup": 8.0, "note": 3.0, "one": 1.0}
+    strengths = {"seek": 30.0, "copy": 12.0, "suppress": 4.0, "backup": 8.0, "note": 3.0, "one": 1.0}
     assert set(hm.patterns()) == set(hm.TABLES)
     for key, (name, pattern) in hm.patterns().items():
         assert hm.TABLES[key].values(model).shape == (len(hm.TABLES[key].rows), len(hm.TABLES[key].columns))

@@ -37,7 +37,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     ("node_table", "scan", "clusters", "subtask", "locate", "sufficiency", "algorithm"),
     ("claims", "plot", "charts", "nodemap", "live", "ledger", "sortable"),
-    ("studies.*",),
+    ("studies.*", "toolbox"),
     ("cli", "new_study"),
 )
 ALSO = {

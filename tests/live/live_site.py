@@ -25,16 +25,22 @@ def write(folder: Path) -> Path:
     live_explorer.write_models(
         folder / live_explorer.MODELS / live.FOLDER, list(KEYS), live.model_file, "test"
     )
+    return write_page(
+        folder, "Sorting", f'{bodies[0]}<p style="margin-top:200rem">Further down.</p>{bodies[1]}'
+    )
+
+
+def write_page(folder: Path, title: str, body: str) -> Path:
+    """page.html with the book's colours."""
     css = (ROOT / "book/assets/book.css").read_text("utf8")
     css = css.split("@font-face")[0] + "html {" + css.split("\nhtml {", 1)[1]  # without the fonts
     page = folder / "page.html"
     page.write_text(
         '<!doctype html><html lang="en" data-theme="light" data-content_root="./"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>Sorting</title><style>{css}</style><style>body {{ font: 16px/1.6 sans-serif; margin: 1rem auto; "
+        f"<title>{title}</title><style>{css}</style><style>body {{ font: 16px/1.6 sans-serif; margin: 1rem auto; "
         "max-width: 46rem; padding: 0 0.6rem; background: var(--mi-paper); color: var(--mi-ink) }</style></head>"
-        f'<body><main><h1>Sorting</h1>{bodies[0]}<p style="margin-top:200rem">Further down.</p>{bodies[1]}'
-        "</main></body></html>",
+        f"<body><main><h1>{title}</h1>{body}</main></body></html>",
         "utf8",
     )
     return page

@@ -6,11 +6,12 @@ import { PathfindingExplorer } from "./pathfinding.js";
 import { SortingExplorer } from "./sorting.js";
 import { h } from "./dom.js";
 import { sameState } from "./link.js";
+import { ToolboxExplorer } from "./toolbox.js";
 
 /** @typedef {import("./link.js").State} State */
 
 /** @type {Record<string, any>} Kinds of explorers: (root, spec, initial state, options). */
-export const EXPLORERS = { algorithm: AlgorithmExplorer, generic: GenericExplorer, pathfinding: PathfindingExplorer, sorting: SortingExplorer };
+export const EXPLORERS = { algorithm: AlgorithmExplorer, generic: GenericExplorer, pathfinding: PathfindingExplorer, sorting: SortingExplorer, toolbox: ToolboxExplorer };
 
 /**
  * Turn every place that waits for an explorer into one: an element with data-mi-live and, in a script
