@@ -12,7 +12,8 @@ import torch
 
 from mi_lab import zoo
 from mi_lab.claims import verify
-from mi_lab.studies.arithmetic import classes, zoo_results
+from mi_lab.studies.arithmetic import classes
+from mi_lab.studies.arithmetic import counts as counting
 from mi_lab.studies.arithmetic.algorithms import ALGORITHMS
 from mi_lab.studies.arithmetic.claims import CLAIMS, algorithms, common, mixed, solved, training
 from mi_lab.studies.arithmetic.measure import Development, Failures, uniform_questions
@@ -132,7 +133,7 @@ def counts(monkeypatch):
 
     def put(rates: dict[str, dict[str, list[int]]], worst: dict[str, int] | None = None) -> None:
         def counted(recipe: str, seed: int) -> dict[str, Failures]:
-            task = common.task_of(recipe)
+            task = counting.task_of(recipe)
             found = {f"uniform {o}": Failures(wrong[seed], 10**6) for o, wrong in rates[recipe].items()}
             found |= {f"class {name}": Failures(0, 100_000) for name in classes.names(task)}
             found |= {"edge equal +": Failures(0, 10_000)}
@@ -217,7 +218,7 @@ def test_bars_of_addition_are_by_length():
     assert accept({"per million": 10, "bar": 10, "live wrong": 2})
     assert not accept({"per million": 11, "bar": 10, "live wrong": 0})
     assert not accept({"per million": 0, "bar": 10, "live wrong": 3})
-    assert {common.task_of(name).digits for name in solved.SCORED} == {3, 5, 6, 7, 8, 9, 10, 12, 13}
+    assert {counting.task_of(name).digits for name in solved.SCORED} == {3, 5, 6, 7, 8, 9, 10, 12, 13}
 
 
 def test_a_rare_class_that_fails_or_was_not_asked_enough_is_not_accepted():
@@ -230,7 +231,7 @@ def test_a_rare_class_that_fails_or_was_not_asked_enough_is_not_accepted():
 
 
 def test_counts_that_are_not_complete_are_asked_for(monkeypatch):
-    monkeypatch.setattr(zoo_results, "counts", lambda recipe, seed: {"uniform +": Failures(0, 100_000)})
+    monkeypatch.setattr(counting, "failures_of", lambda recipe, seed: {"uniform +": Failures(0, 100_000)})
     with pytest.raises(
         RuntimeError, match=r"add_d3_l2_h3 seed 0 has not been counted in full \(class S0 is missing\)"
     ):

@@ -12,11 +12,12 @@ import torch
 
 from mi_lab import checkpoint, zoo
 from mi_lab.metrics import clopper_pearson
-from mi_lab.studies.arithmetic import classes, exhaustive, measure, recipes, zoo_results, zoo_rows
+from mi_lab.studies.arithmetic import classes, counts, exhaustive, measure, recipes, zoo_results, zoo_rows
+from mi_lab.studies.arithmetic.counts import Plan, blocks
 from mi_lab.studies.arithmetic.measure import Failures
 from mi_lab.studies.arithmetic.paper_table import ROWS
 from mi_lab.studies.arithmetic.recipes import compact, config
-from mi_lab.studies.arithmetic.zoo_results import Book, Plan, blocks, count
+from mi_lab.studies.arithmetic.zoo_results import Book, count
 from mi_lab.train import fit
 
 TINY = compact("mix", 1, 1, 2, steps=150, batch=64)
@@ -36,11 +37,11 @@ def published(stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     checkpoint.save(folder / "arithmetic" / "tiny.safetensors", stack, labels=(0, 1), provenance={})
     monkeypatch.setattr(zoo, "folders", lambda: [folder])
     monkeypatch.setitem(recipes, "tiny", TINY)
-    monkeypatch.setattr(zoo_results, "FILE", tmp_path / "zoo.json")
-    monkeypatch.setattr(zoo_results, "BLOCK", 40)
-    monkeypatch.setattr(zoo_results, "PASSING", Plan(80, 40, 10))
-    monkeypatch.setattr(zoo_results, "FULL", Plan(200, 80, 20))
-    monkeypatch.setattr(zoo_results, "FREE", 5)
+    monkeypatch.setattr(counts, "FILE", tmp_path / "zoo.json")
+    monkeypatch.setattr(counts, "BLOCK", 40)
+    monkeypatch.setattr(counts, "PASSING", Plan(80, 40, 10))
+    monkeypatch.setattr(counts, "FULL", Plan(200, 80, 20))
+    monkeypatch.setattr(counts, "FREE", 5)
     forget()
     yield folder
     forget()
@@ -49,12 +50,12 @@ def published(stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def forget():
     zoo.read.cache_clear()
     zoo.sha256.cache_clear()
-    zoo_results._recorded.cache_clear()
-    zoo_results.weights_of.cache_clear()
+    counts.recorded.cache_clear()
+    counts.weights_of.cache_clear()
 
 
 def count_all(**options):
-    return zoo_results.measure_all(book=Book(zoo_results.FILE), progress=False, **options)
+    return zoo_results.measure_all(book=Book(), progress=False, **options)
 
 
 # ---- every question there is ----
@@ -142,7 +143,7 @@ def test_wrong_input_is_one_line_and_status_2(published, arguments, message, cap
 
 def test_everything_is_counted_and_kept_by_the_weights(published):
     assert count_all() > 0
-    found = zoo_results.counts("tiny", 0)
+    found = counts.failures_of("tiny", 0)
     names = {f"class {name}" for name in classes.names(TINY.task)}
     assert names <= found.keys()
     assert {"uniform +", "uniform -", "edge equal -", "edge nines +", "free running"} <= found.keys()
@@ -150,9 +151,9 @@ def test_everything_is_counted_and_kept_by_the_weights(published):
     assert all(found[name].n == 40 for name in names)
     assert found["edge equal -"].n == 10
     assert "every +" not in found
-    raw = json.loads(zoo_results.FILE.read_text())
-    assert set(raw["models"]) == {zoo_results.weights_of("tiny", s) for s in (0, 1)}
-    entry = raw["models"][zoo_results.weights_of("tiny", 1)]
+    raw = json.loads(counts.FILE.read_text())
+    assert set(raw["models"]) == {counts.weights_of("tiny", s) for s in (0, 1)}
+    entry = raw["models"][counts.weights_of("tiny", 1)]
     assert (entry["recipe"], entry["seed"], entry["digest"]) == ("tiny", 1, TINY.digest)
 
 
@@ -160,15 +161,15 @@ def test_counts_are_right(published):
     count_all()
     model, task = zoo.read("arithmetic/tiny").model(0), TINY.task
     blocks_of_40 = [measure.uniform(model, task, 40, seed=seed) for seed in (0, 1)]
-    assert zoo_results.counts("tiny", 0)["uniform -"].wrong == sum(x["-"].wrong for x in blocks_of_40)
+    assert counts.failures_of("tiny", 0)["uniform -"].wrong == sum(x["-"].wrong for x in blocks_of_40)
     for name, said in measure.by_class(model, task, 40).items():
-        assert zoo_results.counts("tiny", 0)[f"class {name}"] == said
+        assert counts.failures_of("tiny", 0)[f"class {name}"] == said
 
 
 def test_what_is_behind_a_claim_is_counted_in_full_and_every_question_once(published, monkeypatch):
-    monkeypatch.setattr(zoo_results, "COUNTED_IN_FULL", ("tiny",))
+    monkeypatch.setattr(counts, "COUNTED_IN_FULL", ("tiny",))
     count_all()
-    found = zoo_results.counts("tiny", 1)
+    found = counts.failures_of("tiny", 1)
     model = zoo.read("arithmetic/tiny").model(1)
     wrong = measure.all_wrong(model, TINY.task)
     assert found["every +"] == Failures(len(wrong["+"]), 100)
@@ -180,13 +181,13 @@ def test_what_is_behind_a_claim_is_counted_in_full_and_every_question_once(publi
 def test_nothing_is_counted_twice_and_more_is_added(published, monkeypatch):
     first = count_all()
     assert count_all() == 0
-    monkeypatch.setattr(zoo_results, "COUNTED_IN_FULL", ("tiny",))
-    before = zoo_results.counts("tiny", 0)
+    monkeypatch.setattr(counts, "COUNTED_IN_FULL", ("tiny",))
+    before = counts.failures_of("tiny", 0)
     assert 0 < count_all() != first
-    after = zoo_results.counts("tiny", 0)
+    after = counts.failures_of("tiny", 0)
     assert after["class S1"].wrong >= before["class S1"].wrong
-    items = list(blocks("tiny", 0, zoo_results.FULL, {k: [0, c.n] for k, c in before.items()}))
-    taken = {(x.key, x.block) for x in blocks("tiny", 0, zoo_results.PASSING, {})}
+    items = list(blocks("tiny", 0, counts.FULL, {k: [0, c.n] for k, c in before.items()}))
+    taken = {(x.key, x.block) for x in blocks("tiny", 0, counts.PASSING, {})}
     assert not taken & {(x.key, x.block) for x in items}, "a block would be drawn from the same seed again"
 
 
@@ -205,10 +206,10 @@ def test_a_stopped_count_goes_on_where_it_was(published, monkeypatch):
         count_all()
     monkeypatch.setattr(zoo_results, "count", real)
     count_all()
-    stopped = zoo_results.FILE.read_text()
-    zoo_results.FILE.unlink()
+    stopped = counts.FILE.read_text()
+    counts.FILE.unlink()
     count_all()
-    assert zoo_results.FILE.read_text() == stopped
+    assert counts.FILE.read_text() == stopped
 
 
 def test_other_weights_have_no_counts(published, stack):
@@ -218,14 +219,14 @@ def test_other_weights_have_no_counts(published, stack):
     path = published / "arithmetic" / "tiny.safetensors"
     checkpoint.save(path, type(stack)(stack.config, other), labels=(0, 1), provenance={})
     forget()
-    assert zoo_results.counts("tiny", 0) == {}
-    assert zoo_results.counts("tiny", 1)
+    assert counts.failures_of("tiny", 0) == {}
+    assert counts.failures_of("tiny", 1)
     count_all()
-    assert zoo_results.counts("tiny", 0)
+    assert counts.failures_of("tiny", 0)
 
 
 def test_free_running_counts_answers_that_differ(published, monkeypatch):
-    item = next(x for x in blocks("tiny", 0, zoo_results.PASSING, {}) if x.kind == "free running")
+    item = next(x for x in blocks("tiny", 0, counts.PASSING, {}) if x.kind == "free running")
     assert item.n == 25
     honest = count(item)
 
@@ -259,10 +260,10 @@ def test_the_table_has_every_row_of_the_paper_and_ours_beside_it(published, monk
     assert first.hardest is None
     count_all()
     first = zoo_rows.rows()[0]
-    assert first.failures["-"][1] == zoo_results.counts(ROWS[0].cell, 1)["uniform -"]
+    assert first.failures["-"][1] == counts.failures_of(ROWS[0].cell, 1)["uniform -"]
     name, worst = first.hardest
     rates = [
-        c.wrong / c.n for s in (0, 1) for k, c in zoo_results.counts(ROWS[0].cell, s).items()
+        c.wrong / c.n for s in (0, 1) for k, c in counts.failures_of(ROWS[0].cell, s).items()
         if k.startswith("class ") and "swapped" not in k
     ]  # fmt: skip
     assert worst.wrong / worst.n == max(rates)
@@ -291,14 +292,14 @@ def test_intervals_in_the_table_are_clopper_pearsons(published):
     assert f"2 [{low:.1f}, {high:.1f}]" in line
     count_all()
     row = next(x for x in zoo_rows.zoo_table().rows if x[0].text == "tiny")
-    plus = [zoo_results.counts("tiny", s)["uniform +"] for s in (0, 1)]
+    plus = [counts.failures_of("tiny", s)["uniform +"] for s in (0, 1)]
     assert row[9].lines == tuple(zoo_rows.per_million(c.rate) for c in plus)
     assert row[9].value == pytest.approx(sum(c.per_million for c in plus) / 2)
 
 
 def test_the_published_counts_are_of_published_weights_or_older_ones():
     """The file in the package reads back, and what it says of the first model holds."""
-    for recipe, seeds in zoo_results.published().items():
+    for recipe, seeds in counts.published().items():
         for seed in seeds:
-            for key, counted in zoo_results.counts(recipe, seed).items():
+            for key, counted in counts.failures_of(recipe, seed).items():
                 assert 0 <= counted.wrong <= counted.n, (recipe, seed, key)

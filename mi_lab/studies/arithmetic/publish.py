@@ -9,7 +9,6 @@ is known of a model already, is not measured a second time.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from mi_lab.model import Transformer
 from mi_lab.publish import Place, finished, provenance, weights, write_seeds
 from mi_lab.stack import Stack, fast_matmul, forward
 from mi_lab.studies.arithmetic import classes, measure
+from mi_lab.studies.arithmetic.counts import sha256_of
 from mi_lab.studies.arithmetic.recipes import recipes
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 from mi_lab.studies.base import targets
@@ -160,11 +160,6 @@ def curves(recipe: Recipe, places: Mapping[int, Place]) -> None:
         train_loss=np.array(train_loss, dtype=np.float32),
         **{name: np.array([seed[name] for seed in found], dtype=np.float32) for name in MEASURED},  # type: ignore[arg-type]
     )
-
-
-def sha256_of(flat: Tensor) -> str:
-    """SHA-256 of weights Float[..], as published: in fp16."""
-    return hashlib.sha256(flat.half().contiguous().numpy().tobytes()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ three digits: every question there is), 10^5 of each class and 10^4 of each edge
 from __future__ import annotations
 
 import argparse
-import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -27,114 +26,17 @@ from tqdm import tqdm
 from mi_lab import zoo
 from mi_lab.checkpoint import device_name, versions, write_atomically
 from mi_lab.studies.arithmetic import classes, edges, measure
+from mi_lab.studies.arithmetic import counts as c
+from mi_lab.studies.arithmetic.counts import Item
 from mi_lab.studies.arithmetic.exhaustive import Part, wrong_in
-from mi_lab.studies.arithmetic.measure import Failures
-from mi_lab.studies.arithmetic.publish import sha256_of
-from mi_lab.studies.arithmetic.recipes import COUNTED_IN_FULL, recipes
-from mi_lab.studies.arithmetic.task import ArithmeticTask
+from mi_lab.studies.arithmetic.recipes import recipes
 from mi_lab.studies.base import generate, predict
-
-FILE = Path(__file__).parent / "zoo_results.json"
-BLOCK = 20_000  # questions counted at a time: what is lost when the command is stopped
-FREE = 200  # of each class: does the model need to be shown the answer so far?
-
-
-class Plan(NamedTuple):
-    """Questions per operation, class and edge set."""
-
-    uniform: int
-    per_class: int
-    per_edge: int
-
-
-PASSING = Plan(100_000, 20_000, 2_000)
-FULL = Plan(1_000_000, 100_000, 10_000)
-
-
-class Item(NamedTuple):
-    """One block of questions for one model.
-
-    kind: "uniform", "every" (all there are), "class", "edge" or "free running". block: its place, and seed.
-    """
-
-    recipe: str
-    seed: int
-    weights: str
-    kind: str
-    name: str
-    block: int
-    n: int
-
-    @property
-    def key(self) -> str:
-        """Where its count stands: "uniform +", "class S3", "edge equal -", "free running"."""
-        return f"{self.kind} {self.name}".rstrip()
-
-
-# ---- what has been counted ----
-
-
-@functools.lru_cache(maxsize=1)
-def _recorded() -> dict[str, Any]:
-    return json.loads(FILE.read_text())["models"] if FILE.exists() else {}
-
-
-@functools.lru_cache(maxsize=256)
-def weights_of(recipe: str, seed: int) -> str:
-    """SHA-256 of one published model's weights, in fp16; other seeds of its file play no part."""
-    found = zoo.read(f"arithmetic/{recipe}")
-    return sha256_of(found.stack.flat[found.labels.index(seed)])
-
-
-def counts(recipe: str, seed: int) -> dict[str, Failures]:
-    """What has been counted for a published model: {"uniform +": wrong of n, "class S3": .., "edge equal -": ..}.
-
-    Empty for a model whose present weights have not been measured.
-    """
-    entry = _recorded().get(weights_of(recipe, seed), {"counts": {}})
-    return {key: Failures(*count) for key, count in entry["counts"].items()}
-
-
-def published() -> dict[str, tuple[int, ...]]:
-    """Recipe -> seeds of everything published here that a recipe is known for."""
-    names = [name.removeprefix("arithmetic/") for name in zoo.names() if name.startswith("arithmetic/")]
-    return {name: zoo.read(f"arithmetic/{name}").labels for name in names if name in recipes}
-
-
-# ---- counting ----
-
-
-def plan_of(recipe: str) -> Plan:
-    """How much is asked of the models of a recipe in the end."""
-    return FULL if recipe in COUNTED_IN_FULL else PASSING
-
-
-def blocks(recipe: str, seed: int, plan: Plan, known: Mapping[str, Sequence[int]]) -> Iterator[Item]:
-    """What is still to be counted for one model; `known` counts by key are left out."""
-    task = _task(recipe)
-    wanted = {("class", name): plan.per_class for name in classes.names(task)}
-    for name in edges.names(task):
-        for operator in edges.EDGES[name].operations:
-            if operator in task.operations:
-                wanted["edge", f"{name} {operator}"] = plan.per_edge
-    every = task.digits <= 3  # few enough to ask all of them
-    for operator in task.operations:
-        wanted["uniform", operator] = PASSING.uniform if every else plan.uniform
-        if every and plan == FULL:
-            wanted["every", operator] = 100**task.digits
-    wanted["free running", ""] = FREE * len(classes.names(task))
-    weights = weights_of(recipe, seed)
-    for (kind, name), n in wanted.items():
-        size = {"edge": PASSING.per_edge, "free running": n}.get(kind, BLOCK)
-        done = known.get(f"{kind} {name}".rstrip(), (0, 0))[1]
-        for first in range(done, n, size):
-            yield Item(recipe, seed, weights, kind, name, first // size, min(size, n - first))
 
 
 def count(item: Item) -> int:
     """Wrong answers in one block (free running: answers that differ from those given when shown the right ones)."""
     torch.set_num_threads(1)
-    model, task = zoo.read(f"arithmetic/{item.recipe}").model(item.seed), _task(item.recipe)
+    model, task = zoo.read(f"arithmetic/{item.recipe}").model(item.seed), c.task_of(item.recipe)
     generator = torch.Generator().manual_seed(item.block)
     if item.kind == "free running":
         each = item.n // len(classes.names(task))
@@ -150,24 +52,18 @@ def count(item: Item) -> int:
         name, operator = item.name.split()
         tokens = edges.sample(task, name, item.n, operator=operator, generator=generator)
     elif item.kind == "every":
-        first = item.block * BLOCK
+        first = item.block * c.BLOCK
         return len(wrong_in(model, task, Part(item.name, first, first + item.n)))
     else:
         tokens = measure.uniform_questions(task, item.name, item.n, seed=item.block)
     return int((~measure.right(model, task, tokens)).sum())
 
 
-def _task(recipe: str) -> ArithmeticTask:
-    task = recipes[recipe].task
-    assert isinstance(task, ArithmeticTask)
-    return task
-
-
 class Book:
     """The file of counts, written after every block."""
 
-    def __init__(self, path: Path = FILE) -> None:
-        self.path = path
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path = path or c.FILE
         self.models: dict[str, Any] = json.loads(path.read_text())["models"] if path.exists() else {}
 
     def known(self, weights: str) -> dict[str, list[int]]:
@@ -204,7 +100,7 @@ def measure_all(
 
     Raises ValueError for a recipe that is not published.
     """
-    there = published()
+    there = c.published()
     for name in names:
         if name not in there:
             raise ValueError(f"{name!r} is not published; there are {', '.join(there)}")
@@ -213,9 +109,9 @@ def measure_all(
     for full in (False, True):
         todo: list[Item] = []
         for name in names or there:
-            plan = plan_of(name) if full else PASSING
+            plan = c.plan_of(name) if full else c.PASSING
             for seed in there[name]:
-                todo += blocks(name, seed, plan, book.known(weights_of(name, seed)))
+                todo += c.blocks(name, seed, plan, book.known(c.weights_of(name, seed)))
         with tqdm(
             total=sum(x.n for x in todo), unit=" questions", unit_scale=True, disable=not progress
         ) as bar:
@@ -228,7 +124,7 @@ def measure_all(
                 book.write()
                 bar.update(item.n)
                 asked += item.n
-    _recorded.cache_clear()
+    c.recorded.cache_clear()
     return asked
 
 
@@ -240,10 +136,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.workers == 1:
-        print(f"{measure_all(args.names):,} questions asked; {FILE}")
+        print(f"{measure_all(args.names):,} questions asked; {c.FILE}")
         return
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        print(f"{measure_all(args.names, executor=pool):,} questions asked; {FILE}")
+        print(f"{measure_all(args.names, executor=pool):,} questions asked; {c.FILE}")
 
 
 if __name__ == "__main__":

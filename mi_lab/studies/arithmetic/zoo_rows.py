@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mi_lab.metrics import Interval, clopper_pearson
 from mi_lab.sortable import Cell, Column, SortableTable
-from mi_lab.studies.arithmetic import zoo_results
+from mi_lab.studies.arithmetic import counts
 from mi_lab.studies.arithmetic.measure import Failures
 from mi_lab.studies.arithmetic.paper_table import ROWS, Row
 from mi_lab.studies.arithmetic.recipes import recipes
@@ -43,7 +43,7 @@ class ZooRow(NamedTuple):
 
 def uniform_failures(recipe: str, seed: int, operator: str) -> Failures | None:
     """On uniform questions of one operation; on all there are, where all were asked. None: not counted."""
-    counted = zoo_results.counts(recipe, seed)
+    counted = counts.failures_of(recipe, seed)
     return counted.get(f"every {operator}") or counted.get(f"uniform {operator}")
 
 
@@ -52,7 +52,7 @@ def hardest_class(recipe: str, seeds: tuple[int, ...]) -> tuple[str, Failures] |
     found = [
         (key.removeprefix("class "), count)
         for seed in seeds
-        for key, count in zoo_results.counts(recipe, seed).items()
+        for key, count in counts.failures_of(recipe, seed).items()
         if key.startswith("class ") and "swapped" not in key
     ]
     return max(found, key=lambda pair: pair[1].wrong / pair[1].n, default=None)
@@ -60,7 +60,7 @@ def hardest_class(recipe: str, seeds: tuple[int, ...]) -> tuple[str, Failures] |
 
 def rows() -> tuple[ZooRow, ...]:
     """The paper's rows in its order, then the configurations that only we have."""
-    there = zoo_results.published()
+    there = counts.published()
     out = []
     known = {row.cell for row in ROWS}
     for row in ROWS:

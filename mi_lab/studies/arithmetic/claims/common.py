@@ -15,7 +15,7 @@ from torch import Tensor
 from mi_lab import zoo
 from mi_lab.claims import Claim, Measurement
 from mi_lab.model import Transformer
-from mi_lab.studies.arithmetic import zoo_results
+from mi_lab.studies.arithmetic import counts
 from mi_lab.studies.arithmetic.measure import Failures, right
 from mi_lab.studies.arithmetic.recipes import recipes
 from mi_lab.studies.arithmetic.task import ArithmeticTask
@@ -69,13 +69,6 @@ def untrained(recipe: str, seed: int) -> Transformer:
     return Transformer(recipes[recipe].config, generator=torch.Generator().manual_seed(1000 + seed)).eval()
 
 
-def task_of(recipe: str) -> ArithmeticTask:
-    """The recipe's task."""
-    task = recipes[recipe].task
-    assert isinstance(task, ArithmeticTask)
-    return task
-
-
 def sources(*names: str) -> dict[str, str]:
     """SHA-256 of the checkpoints that a measurement used."""
     return {name: zoo.sha256(f"arithmetic/{name}") for name in names if seeds(name)}
@@ -93,10 +86,10 @@ def wrong(found: Transformer, task: ArithmeticTask, tokens: Tensor) -> Tensor:
 
 def counted(recipe: str, seed: int) -> dict[str, Failures]:
     """The recorded counts of a published model. RuntimeError if those of its present weights are not complete."""
-    found = zoo_results.counts(recipe, seed)
-    plan = zoo_results.plan_of(recipe)
+    found = counts.failures_of(recipe, seed)
+    plan = counts.plan_of(recipe)
     known = {key: [count.wrong, count.n] for key, count in found.items()}
-    if missing := [item.key for item in zoo_results.blocks(recipe, seed, plan, known)]:
+    if missing := [item.key for item in counts.blocks(recipe, seed, plan, known)]:
         raise RuntimeError(
             f"{recipe} seed {seed} has not been counted in full ({missing[0]} is missing): "
             f"python -m mi_lab.studies.arithmetic.zoo_results {recipe}"

@@ -17,10 +17,10 @@ from mi_lab.studies.arithmetic.claims.common import (
     seeds,
     sources,
     table,
-    task_of,
     uniform,
     wrong,
 )
+from mi_lab.studies.arithmetic.counts import task_of
 from mi_lab.studies.arithmetic.measure import uniform_questions
 from mi_lab.studies.arithmetic.recipes import recipes
 from mi_lab.studies.arithmetic.task import MINUS, PLUS

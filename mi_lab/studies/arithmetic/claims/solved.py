@@ -22,11 +22,11 @@ from mi_lab.studies.arithmetic.claims.common import (
     per_unit,
     seeded,
     table,
-    task_of,
     uniform,
     untrained,
     wrong,
 )
+from mi_lab.studies.arithmetic.counts import task_of
 from mi_lab.studies.arithmetic.measure import uniform_questions
 from mi_lab.studies.arithmetic.recipes import recipes
 from mi_lab.studies.arithmetic.task import ArithmeticTask

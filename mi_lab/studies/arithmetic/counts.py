@@ -1,0 +1,128 @@
+"""What has been counted: failures of every published model, by the weights they belong to.
+
+`zoo_results` does the counting and writes `zoo_results.json`; this module says what is to be counted and
+reads it back. A count belongs to the SHA-256 of a model's weights: other weights have none.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from mi_lab import zoo
+from mi_lab.studies.arithmetic import classes, edges
+from mi_lab.studies.arithmetic.measure import Failures
+from mi_lab.studies.arithmetic.recipes import COUNTED_IN_FULL, recipes
+from mi_lab.studies.arithmetic.task import ArithmeticTask
+
+FILE = Path(__file__).parent / "zoo_results.json"
+BLOCK = 20_000  # questions counted at a time: what is lost when the command is stopped
+FREE = 200  # questions of each class that are asked without showing the answer so far
+
+
+class Plan(NamedTuple):
+    """Questions per operation, class and edge set."""
+
+    uniform: int
+    per_class: int
+    per_edge: int
+
+
+PASSING = Plan(100_000, 20_000, 2_000)
+FULL = Plan(1_000_000, 100_000, 10_000)
+
+
+class Item(NamedTuple):
+    """One block of questions for one model.
+
+    kind: "uniform", "every" (all there are), "class", "edge" or "free running". block: its place, and seed.
+    """
+
+    recipe: str
+    seed: int
+    weights: str
+    kind: str
+    name: str
+    block: int
+    n: int
+
+    @property
+    def key(self) -> str:
+        """Where its count stands: "uniform +", "class S3", "edge equal -", "free running"."""
+        return f"{self.kind} {self.name}".rstrip()
+
+
+@functools.lru_cache(maxsize=1)
+def recorded() -> dict[str, Any]:
+    """The file's models: SHA-256 of the weights -> recipe, seed, device, versions and counts."""
+    return json.loads(FILE.read_text())["models"] if FILE.exists() else {}
+
+
+@functools.lru_cache(maxsize=256)
+def weights_of(recipe: str, seed: int) -> str:
+    """SHA-256 of one published model's weights, in fp16; other seeds of its file play no part."""
+    found = zoo.read(f"arithmetic/{recipe}")
+    return sha256_of(found.stack.flat[found.labels.index(seed)])
+
+
+def failures_of(recipe: str, seed: int) -> dict[str, Failures]:
+    """What has been counted for a published model: {"uniform +": wrong of n, "class S3": .., "edge equal -": ..}.
+
+    Empty for a model whose present weights have not been measured.
+    """
+    entry = recorded().get(weights_of(recipe, seed), {"counts": {}})
+    return {key: Failures(*count) for key, count in entry["counts"].items()}
+
+
+def published() -> dict[str, tuple[int, ...]]:
+    """Recipe -> seeds of everything published here that a recipe is known for."""
+    names = [name.removeprefix("arithmetic/") for name in zoo.names() if name.startswith("arithmetic/")]
+    return {name: zoo.read(f"arithmetic/{name}").labels for name in names if name in recipes}
+
+
+def sha256_of(flat: Tensor) -> str:
+    """SHA-256 of weights Float[..], as published: in fp16."""
+    return hashlib.sha256(flat.half().contiguous().numpy().tobytes()).hexdigest()
+
+
+# ---- what is to be counted ----
+
+
+def plan_of(recipe: str) -> Plan:
+    """How much is asked of the models of a recipe in the end."""
+    return FULL if recipe in COUNTED_IN_FULL else PASSING
+
+
+def blocks(recipe: str, seed: int, plan: Plan, known: Mapping[str, Sequence[int]]) -> Iterator[Item]:
+    """What is still to be counted for one model; `known` counts by key are left out."""
+    task = task_of(recipe)
+    wanted = {("class", name): plan.per_class for name in classes.names(task)}
+    for name in edges.names(task):
+        for operator in edges.EDGES[name].operations:
+            if operator in task.operations:
+                wanted["edge", f"{name} {operator}"] = plan.per_edge
+    every = task.digits <= 3  # few enough to ask all of them
+    for operator in task.operations:
+        wanted["uniform", operator] = PASSING.uniform if every else plan.uniform
+        if every and plan == FULL:
+            wanted["every", operator] = 100**task.digits
+    wanted["free running", ""] = FREE * len(classes.names(task))
+    weights = weights_of(recipe, seed)
+    for (kind, name), n in wanted.items():
+        size = {"edge": PASSING.per_edge, "free running": n}.get(kind, BLOCK)
+        done = known.get(f"{kind} {name}".rstrip(), (0, 0))[1]
+        for first in range(done, n, size):
+            yield Item(recipe, seed, weights, kind, name, first // size, min(size, n - first))
+
+
+def task_of(recipe: str) -> ArithmeticTask:
+    """The recipe's task, as what it is."""
+    task = recipes[recipe].task
+    assert isinstance(task, ArithmeticTask)
+    return task
