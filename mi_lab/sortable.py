@@ -48,6 +48,7 @@ STYLE = """
 .mi-sortable .mi-unknown { color: var(--mi-quiet, GrayText); font-style: italic; }
 .mi-sortable thead th { position: sticky; top: 0; z-index: 1; vertical-align: bottom; padding: 0; }
 .mi-sortable tbody th { position: sticky; left: 0; font-weight: 600; white-space: nowrap; }
+.mi-sortable tbody th small { font-weight: 400; color: var(--mi-quiet, GrayText); }
 .mi-sortable thead th:first-child { left: 0; z-index: 2; }
 .mi-sortable button { all: unset; box-sizing: border-box; width: 100%; min-height: 2.75em; padding: 0.3rem 0.6rem;
   cursor: pointer; font-weight: 650; display: flex; gap: 0.3em; align-items: end; }
@@ -56,7 +57,7 @@ STYLE = """
 .mi-sortable button::after { content: "\\2195"; opacity: 0.45; }
 .mi-sortable [aria-sort=ascending] button::after { content: "\\2191"; opacity: 1; }
 .mi-sortable [aria-sort=descending] button::after { content: "\\2193"; opacity: 1; }
-@media (max-width: 40rem) { .mi-sortable tbody th { white-space: normal; max-width: 9rem; overflow-wrap: anywhere; } }
+@media (max-width: 40rem) { .mi-sortable tbody th { white-space: normal; min-width: 7.5rem; overflow-wrap: anywhere; } }
 @media print { .mi-sortable-scroll { max-height: none; } }
 """
 SCRIPT = """
@@ -144,5 +145,6 @@ def _cell(i: int, column: Column, cell: Cell) -> str:
     )
     of_class = f' class="{css}"' if css else ""
     sort = "" if value is None else f' data-sort="{html.escape(str(value), quote=True)}"'
-    text = "<br>".join(map(html.escape, cell.lines))
+    first, *more = map(html.escape, cell.lines)
+    text = "<br>".join([first, *(f"<small>{line}</small>" if i == 0 else line for line in more)])
     return f'<th scope="row"{of_class}{sort}>{text}</th>' if i == 0 else f"<td{of_class}{sort}>{text}</td>"

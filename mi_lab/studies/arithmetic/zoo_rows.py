@@ -81,26 +81,28 @@ def _row(paper: Row | None, recipe: str | None, seeds: tuple[int, ...]) -> ZooRo
 
 
 COLUMNS = (
-    Column("model", note="the authors' name: kind, digits, layers, heads, thousands of steps, seed; or ours"),
+    Column("model", note="kind, digits, layers, heads; below it the paper's steps and seed"),
     Column("digits", True),
-    Column("layers", True),
-    Column("heads", True),
-    Column("paper: steps", True, "thousands of steps of 64 questions"),
-    Column("paper: add/M", True, "wrong additions per million, 95 % interval if a million were asked"),
-    Column("paper: sub/M", True, "wrong subtractions per million, 95 % interval if a million were asked"),
-    Column("ours: steps", True, "thousands of steps of 128 questions"),
-    Column("ours: seeds", True),
-    Column("ours: add/M", True, "wrong additions per million uniform questions, a line per seed"),
-    Column("ours: sub/M", True, "wrong subtractions per million uniform questions, a line per seed"),
-    Column("ours: hardest class", True, "the class with the most wrong answers, drawn by itself; worst seed"),
+    Column("add/M, paper", True, "wrong additions per million, with the interval if a million were asked"),
+    Column("add/M, ours", True, "wrong additions per million uniform questions, a line per seed"),
+    Column("sub/M, paper", True, "wrong subtractions per million, with the interval if a million were asked"),
+    Column("sub/M, ours", True, "wrong subtractions per million uniform questions, a line per seed"),
+    Column(
+        "hardest class, ours",
+        True,
+        "wrong per million in the class with the most, drawn by itself; worst seed",
+    ),
+    Column("steps, paper", True, "steps of 64 questions"),
+    Column("steps, ours", True, "steps of 128 questions"),
 )
 CAPTION = (
-    "Failures per million questions with Clopper-Pearson 95 % intervals, the paper's model beside ours of the same "
+    "Failures per million questions with Clopper-Pearson 95 % intervals: the paper's model, and ours of the same "
     "configuration at a fifth of its width. A header sorts, pressed again the other way round."
 )
 NOT_TRAINED = Cell("not trained yet")
 NOT_COUNTED = Cell("not counted yet")
 NO_RECIPE = Cell("no recipe here")
+NOT_THERE = Cell("not in the paper")
 
 
 def zoo_table() -> SortableTable:
@@ -111,34 +113,40 @@ def zoo_table() -> SortableTable:
 def _cells(row: ZooRow) -> list[Cell]:
     paper = row.paper
     recipe = recipes[row.recipe] if row.recipe else None
-    if paper is not None:
-        shape = (paper.digits, paper.layers, paper.heads)
-    else:
-        assert recipe is not None
-        shape = (recipe.task.digits, recipe.config.n_layers, recipe.config.n_heads)  # type: ignore[attr-defined]
-    out = [Cell(row.name, row.name), *(Cell(str(x), x) for x in shape)]
-    if paper is None:
-        out += [Cell("not in the paper")] * 3
-    else:
-        steps = paper.kilosteps
-        out.append(Cell("unknown") if steps is None else Cell(f"{steps}K", steps))
-        out += [_reported(paper.add_failures), _reported(paper.sub_failures)]
-    if recipe is None:
-        return out + [NO_RECIPE] * 5
-    out.append(Cell(f"{recipe.steps / 1000:g}K", recipe.steps / 1000))
-    if not row.seeds:
-        return out + [NOT_TRAINED] * 4
-    out.append(Cell(str(len(row.seeds)), len(row.seeds)))
-    operations = recipe.task.operations  # type: ignore[attr-defined]
+    operations = recipe.task.operations if recipe else "+-"  # type: ignore[attr-defined]
+    ours = {}
     for operator, name in OPERATIONS.items():
-        if operator not in operations:
-            out.append(Cell(f"no {name}"))
+        if recipe is None:
+            ours[name] = NO_RECIPE
+        elif operator not in operations:
+            ours[name] = Cell(f"no {name}")
         else:
-            out.append(_ours(row.failures[operator]))
-    if row.hardest is None:
-        return [*out, NOT_COUNTED]
-    name, count = row.hardest
-    return [*out, Cell((name, per_million(count.rate)), count.per_million)]
+            ours[name] = _ours(row.failures[operator]) if row.seeds else NOT_TRAINED
+    hardest = NO_RECIPE if recipe is None else NOT_TRAINED if not row.seeds else NOT_COUNTED
+    if row.hardest is not None:
+        name, count = row.hardest
+        hardest = Cell((name, per_million(count.rate)), count.per_million)
+    our_steps = NO_RECIPE if recipe is None else Cell(f"{recipe.steps:,}", recipe.steps)
+    if paper is None:
+        assert recipe is not None
+        digits = recipe.task.digits  # type: ignore[attr-defined]
+        return [
+            Cell((row.name, "ours only"), row.name), Cell(str(digits), digits),
+            NOT_THERE, ours["add"], NOT_THERE, ours["sub"], hardest, NOT_THERE, our_steps,
+        ]  # fmt: skip
+    steps = None if paper.kilosteps is None else 1000 * paper.kilosteps
+    which = "GrokFast" if steps is None else f"{paper.kilosteps}K steps, seed {paper.seed}"
+    return [
+        Cell((paper.cell, which), row.name),
+        Cell(str(paper.digits), paper.digits),
+        _reported(paper.add_failures),
+        ours["add"],
+        _reported(paper.sub_failures),
+        ours["sub"],
+        hardest,
+        Cell("unknown") if steps is None else Cell(f"{steps:,}", steps),
+        our_steps,
+    ]
 
 
 def _reported(failures: int | None) -> Cell:
@@ -161,7 +169,7 @@ def per_million(rate: Interval) -> str:
     """A rate and its interval, times a million.
 
     >>> per_million(clopper_pearson(2, 1_000_000))
-    '2 [0.2, 7.2]'
+    '2 [0.24, 7.2]'
     >>> per_million(clopper_pearson(12621, 1_000_000))
     '12,621 [12,403, 12,842]'
     """
@@ -169,6 +177,4 @@ def per_million(rate: Interval) -> str:
 
 
 def _number(x: float) -> str:
-    if x >= 99.5 or x == int(x):
-        return f"{x:,.0f}"
-    return f"{x:.1f}" if x < 9.95 else f"{x:.0f}"
+    return f"{x:,.0f}" if x >= 9.95 else f"{x:.2g}"
