@@ -148,7 +148,7 @@ A3C = needing(
             Control("look-back 2", _program("look_back_2", "add_d5_l1_h3")),
             Control("three heads, a column each", _program("three_heads", "add_d5_l1_h3")),
         ),
-        "How it does so is not shown here. One head that weights columns by their place could.",
+        "How it does so: A3d.",
     ),
     {"add_d5_l1_h3": 1},
 )  # fmt: skip
