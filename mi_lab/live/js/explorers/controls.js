@@ -73,15 +73,17 @@ export function slider(frame, name, label, options, text, { change = (value) => 
  * @param {string} name
  * @param {string} label
  * @param {(state: import("./frame.js").State) => readonly {value: string | number, text: string}[]} options
+ * @param {{change?: (value: string | number, state: import("./frame.js").State) => import("./frame.js").State}} [how]
+ *   change: what a new value changes; default the field itself
  */
-export function menu(frame, name, label, options) {
+export function menu(frame, name, label, options, { change = (value) => ({ [name]: value }) } = {}) {
   const id = `${frame.prefix}-${name}`;
   let shown = "";
   const select = h("select", {
     id,
     onchange: () => {
       const found = options(frame.state).find((one) => String(one.value) === select.value);
-      if (found) frame.set({ [name]: found.value });
+      if (found) frame.set(change(found.value, frame.state));
     },
   });
   const error = frame.field(name, select, {
