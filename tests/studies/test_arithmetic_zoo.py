@@ -300,9 +300,29 @@ def test_intervals_in_the_table_are_clopper_pearsons(published):
     assert row[3].value == pytest.approx(sum(c.per_million for c in plus) / 2)
 
 
-def test_the_published_counts_are_of_published_weights_or_older_ones():
-    """The file in the package reads back, and what it says of the first model holds."""
+def test_the_published_counts_are_of_the_published_weights():
+    """Two blocks counted again, one of a model that fails in it and one of a model that doesn't."""
+    for recipe, key, fails in (
+        ("mix_d3_l2_h3", "edge equal -", True),
+        ("add_d3_l2_h3", "edge full_carry +", False),
+    ):
+        said = counts.failures_of(recipe, 0)[key]
+        item = next(x for x in blocks(recipe, 0, counts.PASSING, {}) if x.key == key)
+        found = count(item)
+        assert (found > 0) is fails
+        if said.n == item.n:
+            assert found == pytest.approx(said.wrong, abs=2), (
+                "another machine may round a close call the other way"
+            )
+        else:
+            assert found <= said.wrong
+
+
+def test_every_model_behind_a_claim_has_been_counted_in_full():
+    short = {}
     for recipe, seeds in counts.published().items():
         for seed in seeds:
-            for key, counted in counts.failures_of(recipe, seed).items():
-                assert 0 <= counted.wrong <= counted.n, (recipe, seed, key)
+            known = {key: [c.wrong, c.n] for key, c in counts.failures_of(recipe, seed).items()}
+            if left := list(blocks(recipe, seed, counts.plan_of(recipe), known)):
+                short[f"{recipe} {seed}"] = f"{sum(x.n for x in left):,}"
+    assert short == {}, "questions still to be asked: python -m mi_lab.studies.arithmetic.zoo_results"
