@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import http.server
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.book.conftest import CHROMIUM, FLAGS, skip_or_fail
+from tests.book.test_pages import is_foreign
 from tests.live import goldens
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +83,46 @@ def chromium() -> Iterator:
         browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def allowed() -> list[str]:
+    """What the console may say: a test adds what it provokes."""
+    return []
+
+
+@pytest.fixture
+def open_at(chromium, allowed: list[str]) -> Iterator:
+    """`open_at(url, ready, **options)` opens a page, waits for a selector; at the end nothing may have gone wrong."""
+    contexts, wrong = [], []
+
+    def open_(url: str, ready: str | None = None, **options):
+        context = chromium.new_context(**{"viewport": {"width": 860, "height": 900}, **options})
+        context.set_default_timeout(120_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(f"exception: {error}"))
+        page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None)
+        page.on("request", lambda r: wrong.append(f"foreign: {r.url}") if is_foreign(r.url) else None)
+        page.goto(url)
+        if ready:
+            page.wait_for_selector(ready)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert [w for w in wrong if not any(some in w for some in allowed)] == []
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A folder on 127.0.0.1."""
+    handler = functools.partial(_Server, directory=str(folder), golden=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
 
 
 class _Server(http.server.SimpleHTTPRequestHandler):

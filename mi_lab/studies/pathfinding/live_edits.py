@@ -145,16 +145,17 @@ def edits_of(state: Mapping[str, Any], task: PathfindingTask, layers: int) -> li
         edits.append({"node": node, "value": "mean" if mode == "mean" else 0})
     tokens = task.encode(state["text"])
     name = f"blocks.{state['after']}.resid_post"
-    if state["donor"] != "none":
-        places = replaced_positions(task, tokens, state["site"], state["part"])
+    places = replaced_positions(task, tokens, state["site"], state["part"])
+    if state["donor"] == "other":
+        donor = task.encode(state["other"]).tolist()
+        positions = [p for _, some in places for p in some]
+        edits.append({"activation": name, "positions": positions, "value": {"run": donor}})
+    elif state["donor"] == "renamed":
         truth = task.variables(tokens[None])
         for edge, positions in places:
-            if state["donor"] == "other":
-                donor = task.encode(state["other"]).tolist()
-            else:
-                site = "root" if edge is None else int(tokens[3 * edge + 1]) - task.first_target
-                kept = shared_names(truth, site, state["rule"])
-                donor = renamed_donor(task, tokens, kept, state["draw"], edge or 0)
+            site = "root" if edge is None else int(tokens[3 * edge + 1]) - task.first_target
+            kept = shared_names(truth, site, state["rule"])
+            donor = renamed_donor(task, tokens, kept, state["draw"], edge or 0)
             edits.append({"activation": name, "positions": positions, "value": {"run": donor}})
     if state["closed"]:
         where = layers_named(state["where"], layers)

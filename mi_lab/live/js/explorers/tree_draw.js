@@ -115,6 +115,10 @@ export function drawTree(svg, width, scene) {
   const arrows = [...scene.arrows].sort((a, b) => a.weight - b.weight);
   for (const arrow of arrows) arrowTo(svg, stage, scene, arrow);
   question.parent.forEach((_, k) => svg.append(nodeMark(stage, scene, k)));
+  for (const [k, role, shift] of /** @type {[number, string, number][]} */ ([[question.root, "root", -NODE_RADIUS - 5], [question.goal, "goal", NODE_RADIUS + 14]])) {
+    const [x, y] = stage.node[k];
+    svg.append(s("text", { class: "halo", x, y: y + shift, "font-size": 12, "text-anchor": "middle", "pointer-events": "none" }, role));
+  }
   for (const arrow of arrows) if (arrow.to.kind !== "node") svg.append(beadMark(stage, scene, arrow.to, arrow.weight));
   if (scene.start && scene.start.kind !== "node") {
     const [x, y] = stage.at(scene.start);
@@ -152,7 +156,7 @@ function beadMark(stage, scene, spot, weight) {
   return s("g", { class: "press", "data-bead": `${spot.kind}-${spot.node}`, onclick: () => scene.pressBead(spot) }, title, shape, hit);
 }
 
-/** @param {TreeStage} stage @param {TreeScene} scene @param {number} k */
+/** A node as a button; a title or a further word in it would have to be part of its name. @param {TreeStage} stage @param {TreeScene} scene @param {number} k */
 function nodeMark(stage, scene, k) {
   const { question, chosen } = scene;
   const [x, y] = stage.node[k];
@@ -166,14 +170,14 @@ function nodeMark(stage, scene, k) {
   const said = `node ${k}, ${family}${leaf}${p >= 0.005 ? `, lens ${percent(p)}` : ""}${chosen === k ? ", picked up" : ""}`;
   const group = s("g", {
     class: `node press${scene.drag ? " drag" : ""}`, "data-node": k, role: "button", tabindex: k === scene.focus ? 0 : -1,
-    "aria-label": said, "aria-pressed": chosen === null ? null : String(chosen === k),
-  }, s("title", {}, said), s("circle", { cx: x, cy: y, r: NODE_RADIUS + 4, fill: "transparent" }),
+    "aria-label": said,
+     "aria-pressed": chosen === null ? null : String(chosen === k),
+  }, s("circle", { cx: x, cy: y, r: NODE_RADIUS + 4, fill: "transparent" }),
   shape({ fill: "var(--x-paper)", stroke: ink, "stroke-width": isRoot || isGoal ? 2.5 : 1.3 }));
   if (p >= 0.01) group.append(shape({ fill: "var(--x-head-3)", "fill-opacity": (Math.min(p, 1) * 0.6).toFixed(3) }));
   if (isGoal) group.append(s("circle", { cx: x, cy: y, r: NODE_RADIUS - 3.5, fill: "none", stroke: ink, "stroke-width": 1.3 }));
   if (chosen === k || starts) group.append(shape({ fill: "none", stroke: "var(--x-accent)", "stroke-width": 3.5, ...(chosen === k ? { "stroke-dasharray": "4 3" } : {}) }));
   group.append(s("text", { x, y: y + 4.8, "text-anchor": "middle", "font-size": 14, "font-weight": 600 }, k));
-  if (isRoot || isGoal) group.append(s("text", { class: "halo", x, y: isRoot ? y - NODE_RADIUS - 5 : y + NODE_RADIUS + 14, "font-size": 12, "text-anchor": "middle" }, isRoot ? "root" : "goal"));
   return group;
 }
 

@@ -6,7 +6,7 @@ export const TREE_CSS = `
 .mi-x-pair > * { min-width: 0; } .mi-x-pair svg + div { margin: 0.3rem 0 0.4rem; }
 .mi-x-view svg .halo { paint-order: stroke; stroke: var(--x-paper); stroke-width: 3.5px; stroke-linejoin: round; }
 .mi-x-view svg .node { outline: none; } .mi-x-view svg .node.drag { cursor: grab; touch-action: none; }
-.mi-x-view svg .node:focus-visible > :nth-child(2) { stroke: var(--x-accent); stroke-width: 3.5; }
+.mi-x-view svg .node:focus-visible > :nth-child(1) { stroke: var(--x-accent); stroke-width: 3.5; }
 .mi-x-tree { touch-action: pan-y; user-select: none; }
 .mi-x p.mi-x-effect { font-size: 0.92rem; margin: 0 0 0.4rem; padding: 0.3rem 0.5rem; border-left: 3px solid var(--x-accent); background: var(--x-shade); }
 .mi-x-scroll { overflow-x: auto; }

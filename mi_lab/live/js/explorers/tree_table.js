@@ -90,7 +90,7 @@ export function treeTable(go) {
       });
     });
   };
-  return { box: h("div", {}, h("div", { class: "mi-x-scroll", tabindex: "0", role: "region", "aria-label": "what every token looks at" }, table), key), draw };
+  return { box: h("div", {}, h("div", { class: "mi-x-scroll", tabindex: "0", role: "group", "aria-label": "what every token looks at" }, table), key), draw };
 }
 
 /** Positions shown: one token of each edge, the tail, the path with its goal. @param {PathfindingResult} result @param {string} kind */
