@@ -27,11 +27,12 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, pad
+from torch.nn.functional import pad
 
+from mi_lab.fast import fast_matmul
+from mi_lab.forward import Params, attention, heads, mlp_block, mlp_hidden, project, unembed
 from mi_lab.model import Transformer, TransformerConfig
 from mi_lab.run import Node, run
-from mi_lab.stack import Params, attention, fast_matmul, norm, project, split_heads
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
 """(logits[..., batch, answer, vocab], tokens[batch, pos]) -> Tensor[..., batch, *rest]."""
@@ -281,46 +282,19 @@ class _Engine:
         qkv, mids, posts, zs, hidden = [], [], [], [], []
         for layer in range(config.n_layers):
             begin = self.first if layer == config.n_layers - 1 else 0
-            q, k, v = self.heads(resid, layer, begin)
+            q, k, v = heads(resid, params, layer, config, begin)
             z = attention(q, k, v, begin)
             mid = project(z, params, f"{layer}.W_O", f"{layer}.b_O").add_(resid[:, begin:])
-            h = self.hidden(mid, layer) if config.d_mlp else mid[..., :0]
-            resid = self.add_mlp(mid, h, layer)
+            h = mlp_hidden(mid, params, layer, config)
+            resid = mlp_block(mid, params, layer, config, h)
             qkv.append([q, k, v])
             mids.append(pad(mid, (0, 0, begin, 0)))
             posts.append(resid)
             zs.append(pad(z, (0, 0, begin, 0)).unflatten(-1, (config.n_heads, config.d_head)))
             hidden.append(pad(h, (0, 0, begin, 0)) if config.d_mlp else h.new_empty(*read.shape, 0))
         values = Values(torch.stack(zs), torch.stack(hidden))
-        self._last = _Clean(tokens, qkv, mids, posts, values, self.unembed(resid))
+        self._last = _Clean(tokens, qkv, mids, posts, values, unembed(resid, params, config))
         return self._last
-
-    def heads(self, resid: Tensor, layer: int, begin: int) -> list[Tensor]:
-        """Queries from place `begin` on, keys and values, [.., head, pos, d_head], of resid_pre."""
-        p, params, config = f"{layer}.", self.params, self.config
-        x = norm(resid, params, p + "ln1", config)
-        late = x[..., begin:, :]
-        return [
-            split_heads(project(y, params, f"{p}W_{w}", f"{p}b_{w}"), config)
-            for w, y in (("Q", late), ("K", x), ("V", x))
-        ]
-
-    def hidden(self, mid: Tensor, layer: int) -> Tensor:
-        """The MLP's hidden layer."""
-        p, params, config = f"{layer}.", self.params, self.config
-        pre = project(norm(mid, params, p + "ln2", config), params, p + "W_in", p + "b_in")
-        return pre.relu_() if config.act == "relu" else gelu(pre)
-
-    def add_mlp(self, mid: Tensor, post: Tensor | None, layer: int) -> Tensor:
-        """What the residual stream is after the MLP, of which `post` is the hidden layer."""
-        if not self.config.d_mlp:
-            return mid
-        post = self.hidden(mid, layer) if post is None else post
-        return project(post, self.params, f"{layer}.W_out", f"{layer}.b_out").add_(mid)
-
-    def unembed(self, resid: Tensor) -> Tensor:
-        """Logits."""
-        return project(norm(resid, self.params, "ln_final", self.config), self.params, "W_U", "b_U")
 
     def mean(self, tokens: Tensor) -> Values:
         """Values averaged over these questions."""
@@ -412,18 +386,19 @@ class _Engine:
             W_O = self.params[f"{layer}.W_O"].unflatten(0, (config.n_heads, config.d_head))
             rows = difference.permute(2, 1, 0, 3).flatten(1, 2)  # [head, pos*b, d_head]
             added = (rows @ W_O).unflatten(1, (stop, -1))[group.heads[:n], group.positions[:n]]
-            out[:n] = self.add_mlp(added.add_(mid[group.positions[:n]]), None, layer)
+            out[:n] = mlp_block(added.add_(mid[group.positions[:n]]), self.params, layer, config)
         if n < len(out):
             post = values.post[layer, :, group.positions[n:]].transpose(0, 1)
-            new = project(post, self.params, f"{layer}.W_out", f"{layer}.b_out")
-            out[n:] = new + mid[group.positions[n:]]
+            out[n:] = mlp_block(mid[group.positions[n:]], self.params, layer, config, post)
         return out.unsqueeze(2)
 
     def last_logits(self, clean: _Clean, fresh: Tensor, group: _Group) -> Tensor:
         """Step 5 for nodes of the last layer, which change one position: [node, b, answer, vocab]."""
         out = clean.logits.repeat(len(fresh), 1, 1, 1)
         where = torch.tensor(group.positions, device=out.device) - self.first
-        out[torch.arange(len(fresh), device=out.device), :, where] = self.unembed(fresh)[:, :, 0]
+        out[torch.arange(len(fresh), device=out.device), :, where] = unembed(fresh, self.params, self.config)[
+            :, :, 0
+        ]
         return out
 
     def live_logits(
@@ -442,7 +417,7 @@ class _Engine:
             begin = max(p, self.first) if layer == last else p  # the first query, step 4
             parts, resids = [], []
             if live is not None:
-                q, *kv = self.heads(live, layer, begin - p)
+                q, *kv = heads(live, self.params, layer, config, begin - p)
                 before = [x[:, :, :p].expand(len(live), -1, -1, -1, -1) for x in clean.qkv[layer][1:]]
                 parts.append([q, *(torch.cat(pair, dim=3) for pair in zip(before, kv))])
                 resids.append(live[:, :, begin - p :])
@@ -456,17 +431,18 @@ class _Engine:
             mid = project(attention(q, k, v, begin), self.params, f"{layer}.W_O", f"{layer}.b_O")
             for resid, rows in zip(resids, mid.split([len(resid) for resid in resids])):
                 rows.add_(resid)
-            live = self.add_mlp(mid, None, layer)
+            live = mlp_block(mid, self.params, layer, config)
         assert live is not None
         out = clean.logits.repeat(len(live), 1, 1, 1)
-        out[:, :, max(p - self.first, 0) :] = self.unembed(live)
+        out[:, :, max(p - self.first, 0) :] = unembed(live, self.params, config)
         return places, out
 
     def one_column(self, clean: _Clean, fresh: Tensor, layer: int, p: int, begin: int) -> list[Tensor]:
         """Clean q (from position `begin` on), k, v with those of position p replaced by the fresh nodes'."""
         out = []
         starts = (self.first if layer == self.config.n_layers - 1 else 0, 0, 0)
-        for x, new, start, cut in zip(clean.qkv[layer], self.heads(fresh, layer, 0), starts, (begin, 0, 0)):
+        news = heads(fresh, self.params, layer, self.config)
+        for x, new, start, cut in zip(clean.qkv[layer], news, starts, (begin, 0, 0)):
             x = x[:, :, cut - start :]
             if cut > p:
                 out.append(x.expand(len(fresh), -1, -1, -1, -1))

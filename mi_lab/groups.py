@@ -24,12 +24,13 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mi_lab.ablate import Reduce, Values, mean_values, reducer
+from mi_lab.fast import fast_matmul
+from mi_lab.forward import Params, attention, heads, mlp_block, mlp_hidden, project, unembed
 from mi_lab.model import Transformer
 from mi_lab.run import Node
-from mi_lab.stack import Params, Stack, attention, fast_matmul, norm, project, split_heads
+from mi_lab.stack import Stack
 
 Group = tuple[Node, ...]
 Above = Callable[[Tensor, Tensor, int, list[int]], Tensor]
@@ -212,48 +213,21 @@ class _Engine:
         mean = mean_values(self.model, reference)
         return mean if value == "mean" else Values(mean.z * 0.0, mean.post * 0.0)
 
-    def heads(self, resid: Tensor, layer: int) -> list[Tensor]:
-        """q, k, v [.., head, pos, d_head] of resid_pre."""
-        p = f"{layer}."
-        x = norm(resid, self.params, p + "ln1", self.config)
-        return [
-            split_heads(project(x, self.params, f"{p}W_{w}", f"{p}b_{w}"), self.config)
-            for w in ("Q", "K", "V")
-        ]
-
-    def hidden(self, mid: Tensor, layer: int) -> Tensor:
-        """The MLP's hidden layer [.., d_mlp] of resid_mid; no wide axis without an MLP."""
-        if not self.config.d_mlp:
-            return mid[..., :0]
-        p = f"{layer}."
-        pre = project(norm(mid, self.params, p + "ln2", self.config), self.params, p + "W_in", p + "b_in")
-        return F.relu(pre) if self.config.act == "relu" else F.gelu(pre)
-
-    def add_mlp(self, mid: Tensor, post: Tensor, layer: int) -> Tensor:
-        """resid_post of resid_mid and the MLP's hidden layer."""
-        if not self.config.d_mlp:
-            return mid
-        return project(post, self.params, f"{layer}.W_out", f"{layer}.b_out") + mid
-
-    def unembed(self, resid: Tensor) -> Tensor:
-        """Logits."""
-        return project(norm(resid, self.params, "ln_final", self.config), self.params, "W_U", "b_U")
-
     def clean(self, tokens: Tensor) -> _Clean:
         """Step 1."""
         read = tokens.long()
         resid = self.params["W_E"][read] + self.params["W_pos"][: read.shape[1]]
         resids, qkvs, zs, posts = [resid], [], [], []
         for layer in range(self.config.n_layers):
-            q, k, v = self.heads(resid, layer)
+            q, k, v = heads(resid, self.params, layer, self.config)
             qkvs.append([q, k, v])
             z = attention(q, k, v, 0)
             mid = project(z, self.params, f"{layer}.W_O", f"{layer}.b_O") + resid
-            posts.append(self.hidden(mid, layer))
-            resid = self.add_mlp(mid, posts[-1], layer)
+            posts.append(mlp_hidden(mid, self.params, layer, self.config))
+            resid = mlp_block(mid, self.params, layer, self.config, posts[-1])
             resids.append(resid)
             zs.append(z.unflatten(-1, (self.config.n_heads, self.config.d_head)))
-        logits = self.unembed(resid[:, self.first : self.stop])
+        logits = unembed(resid[:, self.first : self.stop], self.params, self.config)
         return _Clean(resids, qkvs, Values(torch.stack(zs), torch.stack(posts)), logits)
 
     def streams(self, tokens: Tensor) -> list[Tensor]:
@@ -301,7 +275,7 @@ class _Engine:
         for layer in range(lowest, self.config.n_layers):
             begin = max(start, self.first) if layer == last else start
             late = [c >= begin for c in columns]
-            q, k, v = self.heads(resid, layer)
+            q, k, v = heads(resid, self.params, layer, self.config)
             here = torch.tensor(columns, device=resid.device)
             after = here[late] - begin
             was_q, was_k, was_v = (x[:, :, : self.stop] for x in clean.qkv[layer])
@@ -314,7 +288,7 @@ class _Engine:
         out = clean.logits.repeat(len(resid), 1, 1, 1)
         late = [c >= self.first for c in columns]
         after = torch.tensor(columns, device=out.device)[late] - self.first
-        out[:, :, after] = self.unembed(resid[:, :, late])
+        out[:, :, after] = unembed(resid[:, :, late], self.params, self.config)
         return out
 
     def through(
@@ -333,11 +307,11 @@ class _Engine:
             if node.head is not None:
                 z[g, :, i, node.head] = new.of(node)
         mid = project(z.flatten(-2), self.params, f"{layer}.W_O", f"{layer}.b_O") + resid
-        post = self.hidden(mid, layer)
+        post = mlp_hidden(mid, self.params, layer, self.config)
         for g, i, node in nodes:
             if node.head is None:
                 post[g, :, i] = new.of(node)
-        return self.add_mlp(mid, post, layer)
+        return mlp_block(mid, self.params, layer, self.config, post)
 
 
 def _replaced(clean: Tensor, new: Tensor, where: Tensor, axis: int) -> Tensor:

@@ -47,8 +47,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mi_lab.fast import fast_matmul
 from mi_lab.model import Transformer
-from mi_lab.stack import Stack, backward, fast_matmul, forward, stacking_pays
+from mi_lab.stack import Stack, backward, forward, onednn_pays, stacking_pays
 
 
 @dataclass(frozen=True)
@@ -364,9 +365,11 @@ def estimate_all(
     if weights.shape != shape:
         raise ValueError(f"weights must have shape {list(shape)}, not {list(weights.shape)}")
     counts = weights.sum(1)
-    together = stacking_pays(stack.config, settings.batch * tokens.shape[1], stack.device)
+    n_tokens = settings.batch * tokens.shape[1]
+    together = stacking_pays(stack.config, n_tokens, stack.device)
+    large = onednn_pays(stack.config, n_tokens, len(stack) * settings.chains if together else 1)
     out = []
-    with fast_matmul(stack.device):
+    with fast_matmul(stack.device, onednn=large):
         groups = [list(range(len(stack)))] if together else [[i] for i in range(len(stack))]
         for models in groups:
             begun = time.monotonic()

@@ -28,8 +28,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mi_lab.fast import fast_matmul
+from mi_lab.forward import Params, causal_mask, heads, mlp_block, project, unembed
 from mi_lab.model import Transformer, TransformerConfig
-from mi_lab.stack import Params, Stack, causal_mask, fast_matmul, mlp_block, norm, project, split_heads
+from mi_lab.stack import Stack
 
 Part = Literal["attn", "mlp", "resid"]
 
@@ -194,7 +196,7 @@ def scrub_all(
         cleans = []
         for start in range(0, len(tokens), chunk):
             clean = _clean_run(params, model.config, tokens[start : start + chunk, :stop])
-            cleans.append(_unembed(params, model.config, clean.resid[-1][:, first:]))
+            cleans.append(unembed(clean.resid[-1][:, first:], params, model.config))
             for out, (donor, swaps) in zip(outputs, hypotheses, strict=True):
                 given = {swap: _given(pool, swap, donor[start : start + chunk]) for swap in swaps}
                 out.append(_edited_run(params, model.config, clean, given, cleans[-1], first))
@@ -243,7 +245,7 @@ def _clean_run(params: Params, config: TransformerConfig, tokens: Tensor) -> _Ru
     resid = params["W_E"][tokens.long()] + params["W_pos"][: tokens.shape[1]]
     run = _Run([], [resid], [])
     for layer in range(config.n_layers):
-        q, k, v = _heads(params, config, layer, resid)
+        q, k, v = heads(resid, params, layer, config)
         z = _mix(_scores(q, k, 0), v)[0]
         mid = resid + project(z.transpose(1, 2).flatten(2), params, f"{layer}.W_O", f"{layer}.b_O")
         resid = mlp_block(mid, params, layer, config)
@@ -267,7 +269,7 @@ def _edited_run(
     resid = clean.resid[lowest][:, begin:]
     for layer in range(lowest, config.n_layers):
         here = {swap.part: (swap, value) for swap, value in given.items() if swap.layer == layer}
-        q, k, v = _heads(params, config, layer, resid)
+        q, k, v = heads(resid, params, layer, config)
         k = torch.cat([clean.qkv[layer][1][:, :, :begin], k], 2)
         v = torch.cat([clean.qkv[layer][2][:, :, :begin], v], 2)
         scores = _scores(q, k, begin)
@@ -285,16 +287,8 @@ def _edited_run(
                 resid = resid.clone()
                 resid[:, rows] = donation.value + (mid[:, rows] if part == "mlp" else 0)
     if begin <= first:
-        return _unembed(params, config, resid[:, first - begin :])
-    return torch.cat([logits[:, : begin - first], _unembed(params, config, resid)], 1)
-
-
-def _heads(
-    params: Params, config: TransformerConfig, layer: int, resid: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    x = norm(resid, params, f"{layer}.ln1", config)
-    q, k, v = (split_heads(project(x, params, f"{layer}.W_{w}", f"{layer}.b_{w}"), config) for w in "QKV")
-    return q, k, v
+        return unembed(resid[:, first - begin :], params, config)
+    return torch.cat([logits[:, : begin - first], unembed(resid, params, config)], 1)
 
 
 def _scores(q: Tensor, k: Tensor, begin: int) -> Tensor:
@@ -343,7 +337,3 @@ def _joined(scores: Tensor, v: Tensor, swap: Swap, donation: Donation) -> Tensor
     a, b = (log_z - top).exp(), (own_log_z - top).exp()
     total = (mass * a + own_mass * b).clamp(min=1e-30)
     return (given * a.unsqueeze(-1) + own * b.unsqueeze(-1)) / total.unsqueeze(-1)
-
-
-def _unembed(params: Params, config: TransformerConfig, resid: Tensor) -> Tensor:
-    return project(norm(resid, params, "ln_final", config), params, "W_U", "b_U")

@@ -7,30 +7,21 @@ What makes it fast, all of it exact up to rounding and tested against `Transform
 
 1. All weights live in one buffer [model, weights]; parameters and gradients are views of it, so
    that the optimiser, the clipping norm and SGLD noise are one kernel each for all models.
-2. Answer cut: in the last layer queries, attention output, MLP and unembedding are computed only
-   at the answer positions.
-3. Table: the first layer's input is a function of (position, token) alone, so LayerNorm, keys and
-   values are computed once per pair and gathered, when there are fewer pairs than tokens in a batch.
-4. oneDNN matrix products through `matmul_precision("medium")`, entered only if a measured error
-   gate passes on this machine, together with an explicit softmax (the fused CPU attention kernel
-   is slower there).
-5. Memory that a step frees is kept for the next one (`keep_freed_memory`).
+2. The forward pass (`mi_lab.forward`) computes what the answer needs, under `mi_lab.fast`'s settings.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from mi_lab.fast import fast_matmul as fast_matmul  # all who compute with a stack want these
+from mi_lab.forward import Params as Params
+from mi_lab.forward import forward as forward
 from mi_lab.model import Transformer, TransformerConfig
-
-Params = dict[str, Tensor]
 
 
 def layout(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
@@ -200,186 +191,26 @@ def backward(loss: Tensor, leaves: Params) -> None:
 
 
 def stacking_pays(config: TransformerConfig, n_tokens: int, device: torch.device) -> bool:
-    """Is one stacked pass faster than a loop over models? Always on a GPU; on a CPU only while a step
-    is mostly launches (measured): a loop of plain matrix products beats a batched one.
+    """Is one stacked pass faster than a loop over models? Always on a GPU; on a CPU while a step is mostly
+    launches: a layer's weights times tokens below 6e7, some 4 ms of products.
 
-    n_tokens: per model and step.
+    n_tokens: per model and step. Measured on one core (ms per model and step, loop against stack): sorting
+    at batch 1, 16, 64: 1.2, 2.8, 6.4 against .28, 1.6, 6.0; pathfinding at 1, 4, 16: 15, 34, 101 against
+    10, 27, 98.
     """
-    return device.type != "cpu" or n_tokens * config.d_model * config.n_layers < 20_000
+    return device.type != "cpu" or n_tokens * layer_weights(config) < 60e6
 
 
-def forward(params: Params, config: TransformerConfig, tokens: Tensor, answer: slice = slice(None)) -> Tensor:
-    """Logits at the answer positions: tokens [*lead, batch, pos] -> [*lead, batch, answer, vocab].
+def layer_weights(config: TransformerConfig) -> int:
+    """Weights of the matrices of one layer."""
+    return config.d_model * (4 * config.n_heads * config.d_head + 2 * config.d_mlp)
 
-    `lead` is () for one model's params and (model,) for a stack's. Tokens behind the last answer
-    position are not read.
+
+def onednn_pays(config: TransformerConfig, n_tokens: int, models: int) -> bool:
+    """Are this pass's products large enough for `fast_matmul` to take the oneDNN route on a CPU?
+
+    oneDNN takes about 25 us to set a product up, whatever its size, and copies the weights of a stack: it
+    wants work, and rows to spread the copy over. n_tokens: per model.
     """
-    first, stop, _ = answer.indices(tokens.shape[-1])
-    tokens = tokens[..., :stop]
-    if 2 * config.d_vocab <= tokens.shape[-2]:
-        resid = first_attention_from_table(params, config, tokens, first if config.n_layers == 1 else 0)
-    else:
-        resid = gather(params["W_E"], tokens) + params["W_pos"][..., None, : tokens.shape[-1], :]
-        resid = attention_block(resid, params, 0, config, first if config.n_layers == 1 else 0)
-    resid = mlp_block(resid, params, 0, config)
-    for layer in range(1, config.n_layers):
-        resid = attention_block(resid, params, layer, config, first if layer == config.n_layers - 1 else 0)
-        resid = mlp_block(resid, params, layer, config)
-    return project(norm(resid, params, "ln_final", config), params, "W_U", "b_U")
-
-
-def first_attention_from_table(
-    params: Params, config: TransformerConfig, tokens: Tensor, first: int
-) -> Tensor:
-    """resid_mid of layer 0 at positions >= first; q, k, v once per (position, token), then gathered."""
-    vocab, pos = config.d_vocab, tokens.shape[-1]
-    table = params["W_E"].unsqueeze(-3) + params["W_pos"][..., :pos, None, :]
-    table = table.flatten(-3, -2)  # [*lead, pos*vocab, d_model]
-    pairs = tokens + torch.arange(pos, device=tokens.device) * vocab
-    keys = norm(table, params, "0.ln1", config)
-    queries = keys[..., first * vocab :, :] if first else keys
-    k = gather_heads(project(keys, params, "0.W_K", "0.b_K"), pairs, config)
-    v = gather_heads(project(keys, params, "0.W_V", "0.b_V"), pairs, config)
-    q = gather_heads(project(queries, params, "0.W_Q", "0.b_Q"), pairs[..., first:] - first * vocab, config)
-    z = attention(q, k, v, first)
-    return gather(table, pairs[..., first:]) + project(z, params, "0.W_O", "0.b_O")
-
-
-def attention_block(
-    resid: Tensor, params: Params, layer: int, config: TransformerConfig, first: int
-) -> Tensor:
-    """resid_mid at positions >= first from resid_pre at all positions."""
-    p = f"{layer}."
-    x = norm(resid, params, p + "ln1", config)
-    late, resid = (x[..., first:, :], resid[..., first:, :]) if first else (x, resid)
-    q = split_heads(project(late, params, p + "W_Q", p + "b_Q"), config)
-    k = split_heads(project(x, params, p + "W_K", p + "b_K"), config)
-    v = split_heads(project(x, params, p + "W_V", p + "b_V"), config)
-    return resid + project(attention(q, k, v, first), params, p + "W_O", p + "b_O")
-
-
-def mlp_block(resid: Tensor, params: Params, layer: int, config: TransformerConfig) -> Tensor:
-    """resid_post from resid_mid."""
-    if not config.d_mlp:
-        return resid
-    p = f"{layer}."
-    h = project(norm(resid, params, p + "ln2", config), params, p + "W_in", p + "b_in")
-    h = F.relu(h) if config.act == "relu" else F.gelu(h)
-    return resid + project(h, params, p + "W_out", p + "b_out")
-
-
-def norm(x: Tensor, params: Params, name: str, config: TransformerConfig) -> Tensor:
-    """LayerNorm `name` over the last axis, or x itself in a model without."""
-    if config.norm is None:
-        return x
-    w, b = params[name + ".w"], params[name + ".b"]
-    if w.ndim == 1:
-        return F.layer_norm(x, w.shape, w, b, config.eps)
-    shape = (w.shape[0], *(1,) * (x.ndim - 2), w.shape[1])
-    return torch.addcmul(b.view(shape), F.layer_norm(x, w.shape[-1:], None, None, config.eps), w.view(shape))
-
-
-def project(x: Tensor, params: Params, weight: str, bias: str) -> Tensor:
-    """x W + b, as one matrix product per model."""
-    W, b = params[weight], params[bias]
-    if W.ndim == 2:
-        return torch.addmm(b, x.reshape(-1, W.shape[0]), W).view(*x.shape[:-1], W.shape[1])
-    rows = x.reshape(W.shape[0], -1, W.shape[1])
-    return torch.baddbmm(b.unsqueeze(1), rows, W).view(*x.shape[:-1], W.shape[2])
-
-
-def gather(table: Tensor, index: Tensor) -> Tensor:
-    """Rows of table [*lead, rows, d] at index [*lead, ...]."""
-    if table.ndim == 3:
-        models, rows, _ = table.shape
-        offset = torch.arange(models, device=index.device).view(-1, *(1,) * (index.ndim - 1)) * rows
-        table, index = table.flatten(0, 1), index + offset
-    if table.is_cuda:  # index_select's backward adds in no fixed order there
-        return F.embedding(index, table)
-    return table.index_select(0, index.flatten()).view(*index.shape, -1)  # backward 3 times as fast on a CPU
-
-
-def gather_heads(table: Tensor, index: Tensor, config: TransformerConfig) -> Tensor:
-    """Rows of table [*lead, rows, head*d_head] at index [*lead, batch, pos] -> [*lead, batch, head, pos, d_head].
-
-    Head by head in one gather: the result is laid out as the attention products want it.
-    """
-    heads = torch.arange(config.n_heads, device=index.device)[:, None]
-    rows = table.reshape(*table.shape[:-2], -1, config.d_head)
-    return gather(rows, index.unsqueeze(-2) * config.n_heads + heads)
-
-
-def split_heads(x: Tensor, config: TransformerConfig) -> Tensor:
-    """[.., pos, head*d_head] -> [.., head, pos, d_head]."""
-    return x.unflatten(-1, (config.n_heads, config.d_head)).transpose(-3, -2)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, first: int) -> Tensor:
-    """z [.., query, head*d_head] from q, k, v [.., head, pos, d_head]; query i stands at position first + i.
-
-    Explicit softmax: beside oneDNN products it is faster on a CPU than the fused kernel.
-    """
-    mask = causal_mask(q.shape[-2], k.shape[-2], first, q.device, q.dtype)
-    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1) + mask
-    return (scores.softmax(-1) @ v).transpose(-3, -2).flatten(-2)
-
-
-@functools.lru_cache(maxsize=64)
-def causal_mask(queries: int, keys: int, first: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[query, key]: -inf where the key is behind the query at position first + i, else 0."""
-    mask = torch.full((queries, keys), -torch.inf, device=device, dtype=dtype)
-    return mask.triu(first + 1)
-
-
-@functools.lru_cache(maxsize=1)
-def medium_is_accurate() -> bool:
-    """Does float32_matmul_precision "medium" still compute in fp32 on this machine's CPU?
-
-    It routes matrix products to oneDNN, which is 2-3 times faster and fp32 on most CPUs, but may
-    round to bf16 on a CPU with matrix extensions. Measured on a product of the size used here:
-    bf16 rounding would give a relative error of about 2e-3, fp32 gives 1e-7.
-    """
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(256, 510, generator=generator)
-    b = torch.randn(510, 256, generator=generator)
-    exact = a.double() @ b.double()
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("medium")
-        error = ((a @ b).double() - exact).abs().max() / exact.abs().max()
-    finally:
-        torch.set_float32_matmul_precision(before)
-    return bool(error < 1e-5)
-
-
-@functools.lru_cache(maxsize=1)
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory that a step frees (62 MB at most) for the next step.
-
-    glibc hands large blocks back to the system at once, and the next step then pays a page fault for
-    every 4 kB: a fifth of a small model's step. Its limit adapts to the largest block ever freed, up
-    to 32 MiB (mallopt(3), M_MMAP_THRESHOLD), so one such block is freed here. No effect elsewhere.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)
-
-
-@contextlib.contextmanager
-def fast_matmul(device: torch.device | str = "cpu") -> Iterator[bool]:
-    """Use the fastest fp32-accurate arithmetic on this device; restores the setting on leaving.
-
-    Yields True if the oneDNN route was taken. Numbers below 1e-38, which a sharp softmax makes by
-    the thousand and a CPU handles in microcode, count as 0 meanwhile. On a GPU nothing is changed:
-    TF32 is a choice for the caller, since it rounds.
-    """
-    use = torch.device(device).type == "cpu" and medium_is_accurate()
-    keep_freed_memory()
-    before = torch.get_float32_matmul_precision()
-    flushed = not (torch.tensor([1e-40]) * 1.0).any()  # torch can set this, but not tell
-    try:
-        if use:
-            torch.set_float32_matmul_precision("medium")
-        torch.set_flush_denormal(torch.device(device).type == "cpu")
-        yield use
-    finally:
-        torch.set_flush_denormal(flushed)
-        torch.set_float32_matmul_precision(before)
+    widest = max(config.d_mlp, config.n_heads * config.d_head)
+    return n_tokens >= 48 and models * n_tokens * config.d_model * widest >= 30e6

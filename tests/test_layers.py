@@ -16,7 +16,7 @@ PACKAGE = ROOT / "mi_lab"
 # A module may import modules of lower levels, and of its own level only where ALSO says so.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("model",),
-    ("studies.base", "stack", "checkpoint", "bridge", "regress", "labels"),
+    ("studies.base", "fast", "forward", "stack", "checkpoint", "bridge", "regress", "labels"),
     ("run", "train", "zoo", "publish", "sites"),
     (
         "circuits",
@@ -36,7 +36,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "handmade",
     ),
     ("node_table", "scan", "clusters", "subtask", "locate", "sufficiency", "algorithm"),
-    ("claims", "plot", "charts", "nodemap", "live", "ledger", "sortable"),
+    ("claims", "plot", "charts", "nodemap", "live", "ledger", "sortable", "bench"),
     ("studies.*", "toolbox"),
     ("cli", "new_study"),
 )
@@ -75,6 +75,9 @@ ALSO = {
     ("circuits", "metrics"),
     ("checkpoint", "studies.base"),
     ("checkpoint", "stack"),
+    ("forward", "fast"),
+    ("stack", "fast"),
+    ("stack", "forward"),  # one offers the other's names: a stack's forward is the function
     ("stack", "studies.base"),
 }
 ENGINES_MAY_NOT_NEED = {

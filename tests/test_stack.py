@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from mi_lab import stack as module
-from mi_lab.model import Transformer
-from mi_lab.stack import Stack, fast_matmul, forward, to_reference
+from mi_lab.fast import fast_matmul, medium_is_accurate
+from mi_lab.model import Transformer, TransformerConfig
+from mi_lab.stack import Stack, backward, forward, onednn_pays, stacking_pays, to_reference
 
 SHAPES = [
     {"n_layers": 1},
@@ -98,25 +98,37 @@ def test_stacks_refuse_what_does_not_fit(make_model):
         Stack.empty(model.config, 1).copy_in(0, state)
 
 
-@pytest.mark.parametrize("accurate", [True, False])
-def test_fast_matmul_is_gated_and_leaves_the_setting(monkeypatch, accurate):
-    monkeypatch.setattr(module, "medium_is_accurate", lambda: accurate)
-    before = torch.get_float32_matmul_precision()
-    with fast_matmul() as used:
-        assert used is accurate
-        assert torch.get_float32_matmul_precision() == ("medium" if accurate else before)
-    assert torch.get_float32_matmul_precision() == before
+@pytest.mark.parametrize("medium", [False, True])
+def test_a_stack_equals_its_models_on_either_route(make_model, make_tokens, medium):
+    """oneDNN gets contiguous copies of the weights: gradients must come back to the buffer all the same."""
+    models, tokens, answer = [make_model(seed, d_mlp=12) for seed in range(3)], make_tokens(20), slice(4, 7)
+    stack = Stack.from_models(models)
+    grad = torch.zeros_like(stack.flat)
+    leaves = stack.leaves(grad)
+    with fast_matmul(onednn=medium) as used:
+        assert used is (medium and medium_is_accurate())
+        logits = forward(leaves, stack.config, tokens.expand(3, -1, -1), answer)
+        backward(logits.square().sum(), leaves)
+    for i, model in enumerate(models):
+        wanted = model(tokens)[:, answer]
+        torch.testing.assert_close(logits[i].detach(), wanted.detach(), rtol=1e-5, atol=1e-5)
+        wanted.square().sum().backward()
+        mine = to_reference(stack.views(grad[i]), stack.config)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(mine[name], parameter.grad, rtol=1e-3, atol=1e-3)
 
 
-def test_fast_matmul_inside_fast_matmul_ends_with_the_outer_one():
-    tiny = torch.full((4,), 1e-40)
-    with fast_matmul():
-        with fast_matmul():
-            pass
-        assert not (tiny * 1.0).any()
-    assert (tiny * 1.0).all()
-
-
-def test_the_gate_measures_an_error():
-    module.medium_is_accurate.cache_clear()
-    assert module.medium_is_accurate() in (True, False)
+def test_small_steps_are_stacked_and_large_ones_are_not():
+    """The shapes that were measured: see the docstrings of both rules."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    sorting = TransformerConfig(n_layers=1, n_heads=2, d_model=96, d_head=48, n_ctx=21, d_vocab=52)
+    trees = TransformerConfig(6, 1, 128, 128, n_ctx=64, d_vocab=35, d_mlp=512)
+    for config, batch, together in [(sorting, 1, True), (sorting, 16, True), (sorting, 256, False),
+                                    (trees, 1, True), (trees, 64, False)]:  # fmt: skip
+        assert stacking_pays(config, batch * config.n_ctx, cpu) is together
+        assert stacking_pays(config, batch * config.n_ctx, gpu)
+    assert not onednn_pays(sorting, 21, 16)
+    assert onednn_pays(sorting, 256 * 21, 1)
+    assert onednn_pays(trees, 64, 8)
+    assert not onednn_pays(trees, 64, 1)
+    assert not onednn_pays(TransformerConfig(2, 3, 510, 170, n_ctx=22, d_vocab=15, d_mlp=2040), 22, 4)
