@@ -15,7 +15,8 @@ and the complexity classes S, M, N stand in `subtasks`.
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from mi_lab import zoo
 from mi_lab.claims import Claim
@@ -37,10 +38,13 @@ from mi_lab.studies.arithmetic.task import ArithmeticTask
 from mi_lab.studies.arithmetic.trace import trace
 from mi_lab.studies.arithmetic.zoo_rows import zoo_table
 
+if TYPE_CHECKING:
+    from mi_lab.studies.arithmetic import carries, circuit, exercises, figures, live
+
 __all__ = [
-    "ALGORITHMS", "Algorithm", "ArithmeticTask", "Failures", "all_wrong", "by_class", "by_edge", "claims",
-    "classes", "development", "edges", "load", "paper_table", "recipes", "right", "task", "trace", "transfer",
-    "uniform", "zoo_table",
+    "ALGORITHMS", "Algorithm", "ArithmeticTask", "Failures", "all_wrong", "by_class", "by_edge", "carries",
+    "circuit", "claims", "classes", "development", "edges", "exercises", "figures", "live", "load", "paper_table",
+    "recipes", "right", "task", "trace", "transfer", "uniform", "zoo_table",
 ]  # fmt: skip
 
 claims: tuple[Claim, ...] = ()  # `CLAIMS` of the package above, as soon as the ledger holds them
@@ -54,3 +58,9 @@ def task(**knobs: Any) -> ArithmeticTask:
 def load(name: str = "add_d6_l2_h3", seed: int = 0) -> Transformer:
     """A published model: `load("add_d5_l2_h3", seed=1)`. Names: keys of `recipes`. ValueError for others."""
     return zoo.load(f"arithmetic/{name}", seed)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("carries", "circuit", "exercises", "figures", "live"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,8 @@ from mi_lab.charts import Drawing, Series, colour
 from mi_lab.model import Transformer
 from mi_lab.run import Node, run
 from mi_lab.studies.arithmetic import classes
+from mi_lab.studies.arithmetic.carries import ReadBack, Route
+from mi_lab.studies.arithmetic.circuit import Explanation, labels
 from mi_lab.studies.arithmetic.measure import Failures
 from mi_lab.studies.arithmetic.task import ENRICHED, VOCAB, ArithmeticTask
 from mi_lab.studies.arithmetic.trace import trace
@@ -27,14 +29,7 @@ ROLES: dict[str, int | str] = {"D": 0, "D'": 1, "answer": "positive"}
 
 def token_name(task: ArithmeticTask, position: int) -> str:
     """Such as D2, OPR, D'0, =, SGN, A3."""
-    n = task.digits
-    if position < n:
-        return f"D{n - 1 - position}"
-    if position == n:
-        return "OPR"
-    if position <= 2 * n:
-        return f"D'{2 * n - position}"
-    return {2 * n + 1: "=", 2 * n + 2: "SGN"}.get(position) or f"A{3 * n + 3 - position}"
+    return labels(task)[position]
 
 
 def token_strip(task: ArithmeticTask, text: str, caption: str = "") -> Drawing:
@@ -213,8 +208,39 @@ def class_curves(
         Series(name, np.asarray(steps), np.asarray(values), i)
         for i, (name, values) in enumerate(right.items())
     ]
-    drawn = charts.line_chart(series, x="training step", y="whole answers right", title=title, height=260)
+    ticks = _thousands(steps)
+    drawn = charts.line_chart(
+        series, x="training step", y="whole answers right", title=title, height=260, x_ticks=ticks
+    )
     return Drawing(charts.row(charts.panel(drawn)) + charts.legend(series), caption)
+
+
+def _thousands(steps: ArrayLike) -> list[float]:
+    """Ticks at four or five round steps."""
+    last = float(np.max(np.asarray(steps)))
+    every = max(500.0, 1000 * round(last / 5000))
+    return list(np.arange(0, last + 1, every))
+
+
+def tag_table(found: Explanation, caption: str) -> Drawing:
+    """The best evidence for every sub-task that was found: nodes, match, and the largest of its controls."""
+    rows = []
+    for name, evidence in found.found().items():
+        best = max(evidence, key=lambda e: e.match.rate)
+        most = max(best.controls.values(), key=lambda count: count.rate)
+        rows.append((name, best.name.replace("+", " + "), f"{best.match.rate:.2f}", f"{most.rate:.2f}"))
+    return table(("value", "moved by", "whole answer as predicted", "largest control"), rows, caption)
+
+
+def read_back_table(rows: Sequence[ReadBack], caption: str) -> Drawing:
+    """What a digit does when the one before it was written wrongly, by digit and by columns that sum to 9."""
+    runs = sorted({row.run for row in rows})
+    lines = []
+    for k in sorted({row.k for row in rows}, reverse=True):
+        mine = {row.run: row for row in rows if row.k == k}
+        cells = [f"{mine[run].passes.rate:.2f}" if run in mine else "" for run in runs]
+        lines.append((f"A{k}", *cells, f"{max(row.definite.rate for row in mine.values()):.2f}"))
+    return table(("digit", *(f"{run} × 9" for run in runs), "no 9 (control)"), lines, caption)
 
 
 def rates_map(
@@ -229,4 +255,17 @@ def rates_map(
     columns = list(dict.fromkeys(name for row in kept.values() for name in row))
     values = [[row.get(name, np.nan) for name in columns] for row in kept.values()]
     drawn = charts.heat_map(values, [node.name for node in kept], columns, title=title, percent=True)
+    return Drawing(charts.row(charts.panel(drawn)), caption)
+
+
+def route_map(routes: Sequence[Route], task: ArithmeticTask, caption: str) -> Drawing:
+    """By which copies of column k digit A_j gets its carry: early ones (orange), late ones (purple)."""
+    top = max(route.j for route in routes)
+    rows, columns = [f"A{j}" for j in range(top, 0, -1)], [f"column {k}" for k in range(top - 1, -1, -1)]
+    values = np.full((len(rows), len(columns)), np.nan)
+    for route in routes:
+        values[top - route.j, top - 1 - route.k] = route.early.rate - route.late.rate
+    drawn = charts.heat_map(
+        values, rows, columns, title="early minus late", x="the carry begins in", look=1, width=400
+    )
     return Drawing(charts.row(charts.panel(drawn)), caption)
