@@ -40,6 +40,41 @@ for (const kernel of ["wasm", "js"]) {
   }
 }
 
+test("runs up to a row leave the rest to a later run", async () => {
+  const golden = goldens.get("pathfinding");
+  const { engine, reused: session, donors } = await prepare(golden, "wasm");
+  const fresh = engine.session();
+  const names = activationNames(engine.config);
+  const next = random(13);
+  const pick = (/** @type {number} */ n) => Math.floor(next() * n);
+  const { n_ctx: n, d_vocab, n_layers, d_model } = engine.config;
+  const tokens = Int32Array.from({ length: n }, () => pick(d_vocab));
+  const edits = golden.cases.map((/** @type {any} */ item) => donors.resolve(item.edits));
+  session.forward(tokens);
+  for (let step = 0; step < 40; step++) {
+    tokens[pick(n)] = pick(d_vocab);
+    const some = next() < 0.5 ? [] : edits[pick(edits.length)];
+    const upTo = next() < 0.3 ? Infinity : 1 + pick(n);
+    session.forward(tokens, some, upTo);
+    assert.ok(session.computed <= n_layers * Math.min(upTo, n));
+    fresh.forget();
+    fresh.forward(tokens, some);
+    const rows = Math.min(upTo, n) * d_model; // what is below is whole, whatever came before
+    for (let l = 0; l < n_layers; l++) {
+      const name = `blocks.${l}.resid_post`;
+      assert.equal(distance(session.get(name).data.subarray(0, rows), fresh.get(name).data.subarray(0, rows)), 0, `step ${step}, ${name}`);
+    }
+  }
+  session.forward(tokens);
+  fresh.forget();
+  fresh.forward(tokens);
+  for (const name of names) assert.equal(distance(session.get(name).data, fresh.get(name).data), 0, name);
+  tokens[30] = (tokens[30] + 1) % d_vocab;
+  assert.equal(session.forward(tokens, [], 31).computed, n_layers);
+  assert.equal(session.forward(tokens, [], 31).computed, 0);
+  assert.equal(session.forward(tokens).computed, n_layers * (n - 31));
+});
+
 test("what is computed is what is behind and above a change", async () => {
   const { engine, reused: session } = await prepare(goldens.get("pathfinding"), "wasm");
   const { n_ctx: n, n_layers } = engine.config;

@@ -20,6 +20,8 @@ export class Session {
   #plan = NOTHING;
   #version = -1;
   #dirty;
+  #stale; // rows that a run up to an earlier row has left as they were
+  #end = 0;
 
   /** @param {Engine} engine */
   constructor(engine) {
@@ -32,6 +34,7 @@ export class Session {
     /** Rows computed by the last `forward`, summed over layers: what reuse has saved is the rest. */
     this.computed = 0;
     this.#dirty = new Uint8Array(batch * config.n_ctx);
+    this.#stale = new Uint8Array(batch * config.n_ctx);
   }
 
   /** Logits [batch, pos, vocab]; a view that the next `forward` overwrites. */
@@ -48,12 +51,14 @@ export class Session {
    * Run the model on one sequence of tokens or on several of one length, with edits.
    *
    * Rows (tokens) whose input, edits and past are those of the last run are not computed again:
-   * a new token changes what is from there on, an edit in layer l what is behind it and above.
+   * a new token changes what is from there on, an edit in layer l what is behind it and above. With
+   * `upTo`, rows from there on are left for a later run; what is read of them is of an earlier one.
    * Throws RangeError, with one sentence, for tokens or edits that don't fit; the last run then stays.
    * @param {ArrayLike<number> | ArrayLike<number>[]} tokens
    * @param {readonly Edit[]} [edits]
+   * @param {number} [upTo]  only rows below it, for one sequence
    */
-  forward(tokens, edits = []) {
+  forward(tokens, edits = [], upTo = Infinity) {
     const { config, version } = this.engine;
     const { flat, batch, n } = this.#read(tokens);
     const plan = compile(edits, config, batch, n);
@@ -64,7 +69,8 @@ export class Session {
     this.n = n;
     this.computed = 0;
     const dirty = this.#dirty.fill(reuse ? 0 : 1);
-    for (let row = 0; row < flat.length; row++) if (flat[row] !== this.tokens[row]) dirty[row] = 1;
+    for (let row = 0; row < flat.length; row++) if (flat[row] !== this.tokens[row] || this.#stale[row]) dirty[row] = 1;
+    this.#end = batch === 1 ? Math.min(upTo, n) : this.rows;
     this.tokens.set(flat);
     this.#mark(old, plan, ["embed", "pos_embed"]);
     this.#embed(plan);
@@ -83,6 +89,7 @@ export class Session {
     this.#unembed(plan);
     this.#plan = plan;
     this.#version = version;
+    for (let row = 0; row < this.rows; row++) this.#stale[row] = row < this.#end ? 0 : dirty[row];
     return this;
   }
 
@@ -138,6 +145,7 @@ export class Session {
     this.batch = other.batch;
     this.n = other.n;
     this.#plan = other.#plan;
+    this.#stale.set(other.#stale);
     this.#version = other.#version;
     return this;
   }
@@ -306,10 +314,10 @@ export class Session {
 
   /** Each run of dirty rows. @param {(start: number, count: number) => void} visit */
   #runs(visit) {
-    for (let row = 0; row < this.rows; row++) {
+    for (let row = 0; row < this.#end; row++) {
       if (!this.#dirty[row]) continue;
       const start = row;
-      while (row < this.rows && this.#dirty[row]) row++;
+      while (row < this.#end && this.#dirty[row]) row++;
       visit(start, row - start);
     }
   }

@@ -115,7 +115,7 @@ export function donorPanel(frame, spec) {
   const site = menu(frame, "site", "whose state", (state) => {
     const { edges } = readQuestion(state.text, treeModel(state, spec).nodes, "text");
     const all = edges.map(([a, b]) => ({ value: String(b), text: `edge ${a}>${b}` }));
-    return [{ value: "edges", text: "all edges, each its own donor" }, { value: "root", text: "the root token" }, ...all];
+    return [{ value: "edges", text: state.donor === "other" ? "all edges" : "all edges, each with its own donor" }, { value: "root", text: "the root token" }, ...all];
   });
   const part = segments(frame, "part", "Tokens of an edge", [
     { value: "all", text: "all three" }, { value: "source", text: "source" }, { value: "target", text: "target" }, { value: "comma", text: "comma" },

@@ -10,7 +10,7 @@ import { placesOf, rightPath } from "./tree_question.js";
 
 /** The model's path, and whether it is right. @param {PathfindingResult} result */
 export function pathHeadline({ walked, right, good, steps }) {
-  const wrote = walked.join(" \u2192 ");
+  const wrote = walked.length > right.length + 2 ? `${walked.slice(0, right.length + 2).join(" \u2192 ")} \u2192 \u2026` : walked.join(" \u2192 ");
   if (good) return `The model writes ${wrote}, which is right.`;
   if (walked.length === 1) return `The model writes no step from ${wrote} at all, which is wrong: right is ${right.join(" \u2192 ")}.`;
   if (String(walked) === String(right)) return `The model writes ${wrote} and does not stop there, which is wrong.`;

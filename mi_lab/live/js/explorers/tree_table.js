@@ -93,11 +93,11 @@ export function treeTable(go) {
   return { box: h("div", {}, h("div", { class: "mi-x-scroll", tabindex: "0", role: "group", "aria-label": "what every token looks at" }, table), key), draw };
 }
 
-/** Positions shown: one token of each edge, the tail, the path with its goal. @param {PathfindingResult} result @param {string} kind */
-export function tableRows({ question, walked }, kind) {
+/** Positions shown: one token of each edge, the tail, the path (of one too long its beginning). @param {PathfindingResult} result @param {string} kind */
+export function tableRows({ question, walked, right }, kind) {
   const at = placesOf(question.n);
   const edges = question.edges.map((_, i) => 3 * i + TOKEN_CLASSES.indexOf(kind)).filter((p) => p < at.bar);
-  return [...edges, at.bar, at.goal, at.colon, ...walked.map((_, i) => at.root + i)];
+  return [...edges, at.bar, at.goal, at.colon, ...walked.slice(0, right.length + 2).map((_, i) => at.root + i)];
 }
 
 /** @param {PathfindingResult} result @param {number} position */
