@@ -3,13 +3,13 @@
 Shapes of the three studies, random weights (speed does not depend on them). For each: the whole
 run (the first token changes, so nothing can be reused) on the WebAssembly and on the plain
 JavaScript kernel, on the page's own thread; for pathfinding also the round trip through the worker
-and runs that reuse what has not changed. Then the sorting explorer in a page of the book: from a
+and runs that reuse what has not changed. Then explorers in pages of the book (page_explorers.py): from a
 keystroke to the finished picture and to the painted frame, from a cold start to a live explorer, and
-what the page weighs. Medians over `--runs` runs.
+what the page weighs; for pathfinding with the full-size model, and with edits. Medians over `--runs` runs.
 
     OMP_NUM_THREADS=1 python benchmarks/page_engine.py --json benchmarks/page_engine.json
 
-`--only explorer` measures the explorer anew and keeps the rest of the file.
+`--only sorting` (or pathfinding, engine) measures that part anew and keeps the rest of the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import base64
 import functools
-import gzip
 import http.server
 import json
 import os
@@ -26,6 +25,8 @@ import shutil
 import threading
 from pathlib import Path
 from typing import Any
+
+from page_explorers import EXPLORERS, Handler, explorer_report, measure_explorer, summary
 
 from mi_lab.live import export
 from mi_lab.model import Transformer, TransformerConfig
@@ -50,13 +51,6 @@ BARS = {
     "pathfinding/P47L1H0 on and off": 10.0,
     "pathfinding/knock-out in layer 2, last query": 10.0,
     "pathfinding/worker, P47L1H0 on and off": 10.0,
-}
-EXPLORER_BARS = {
-    "keystroke to picture": 50.0,
-    "keystroke to painted frame": 50.0,
-    "cold start to live explorer": 1500.0,
-    "page without model weights, gzip": 700_000,
-    "model weights at first": 300_000,
 }
 FILE_BARS = {"sorting": 300_000, "arithmetic_compact": 600_000, "pathfinding": 2_500_000}
 
@@ -107,124 +101,6 @@ async ({ base64, runs, kernel, edits, worker }) => {
 """
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """The repository, isolated from other origins, which gives the page a clock of 5 microseconds."""
-
-    def end_headers(self) -> None:
-        """Add the two headers."""
-        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-        super().end_headers()
-
-    def do_GET(self) -> None:
-        """A blank page at /blank.html."""
-        if self.path != "/blank.html":
-            super().do_GET()
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(b'<!doctype html><title>blank</title><link rel="icon" href="data:,">')
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-KEYSTROKES = """
-async (runs) => {
-  const { frame } = document.querySelector("[data-mi-live]").miLive;
-  const input = document.querySelector("[data-mi-live] input[type=text]");
-  const list = (k) => Array.from({ length: 10 }, (_, i) => (i * 7 + k * 5 + 3) % 51).join(",");
-  const lists = Array.from({ length: 13 }, (_, k) => list(k));
-  const picture = [];
-  const painted = [];
-  for (let i = 0; i < runs + 20; i++) {
-    input.value = lists[i % lists.length];
-    await new Promise((resolve) => setTimeout(resolve, 7 * (i % 5)));
-    const begun = performance.now();
-    input.dispatchEvent(new Event("input", { bubbles: true }));
-    const drawn = performance.now() - begun;
-    await new Promise((resolve) => requestAnimationFrame(() => {
-      const line = new MessageChannel();
-      line.port1.onmessage = resolve;
-      line.port2.postMessage(0);
-    }));
-    if (frame.state.list !== input.value) throw new Error("the state did not follow");
-    if (i < 20) continue;
-    picture.push(drawn);
-    painted.push(performance.now() - begun);
-  }
-  return { picture, painted };
-}
-"""
-
-
-def measure_explorer(browser: Any, site: Path, page_name: str, runs: int) -> dict[str, Any]:
-    """The explorer of one page of a built site."""
-    handler = functools.partial(Handler, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{httpd.server_port}/{page_name}"
-        cold: list[float] = []
-        weights: dict[str, int] = {}
-        keys: dict[str, list[float]] = {}
-        for i in range(runs):
-            context = browser.new_context(viewport={"width": 1280, "height": 900})  # its cache is empty
-            page = context.new_page()
-            page.set_default_timeout(120_000)
-            page.add_init_script(
-                "addEventListener('mi-live-ready', () => (window.miReady ??= performance.now()))"
-            )
-            bodies: list[Any] = []
-            if i == 0:
-                page.on("response", lambda r, into=bodies: into.append(r))
-            page.goto(address, wait_until="load")
-            page.wait_for_function("window.miReady")
-            cold.append(page.evaluate("miReady"))
-            if i == 0:
-                page.wait_for_load_state("networkidle")
-                weights = weigh(bodies)
-                keys = page.evaluate(KEYSTROKES, max(runs, 50))
-            context.close()
-        httpd.shutdown()
-    return {
-        "page": page_name,
-        "milliseconds": {
-            "keystroke to picture": summary(keys["picture"]),
-            "keystroke to painted frame": summary(keys["painted"]),
-            "cold start to live explorer": summary(cold),
-        },
-        "bytes": weights,
-    }
-
-
-def weigh(responses: list[Any]) -> dict[str, int]:
-    """Bytes of a page: as files, and as a server sends them that compresses text."""
-    out = {
-        "page without model weights, files": 0,
-        "page without model weights, gzip": 0,
-        "model weights at first": 0,
-    }
-    for response in responses:
-        body = response.body()
-        if response.url.endswith(".bin"):
-            out["model weights at first"] += len(body)
-            continue
-        packed = response.url.endswith((".woff2", ".png"))
-        out["page without model weights, files"] += len(body)
-        out["page without model weights, gzip"] += len(body) if packed else len(gzip.compress(body, 6))
-    return out
-
-
-def summary(times: list[float]) -> dict[str, float | int]:
-    ordered = sorted(times)
-    pick = {"median": 0.5, "p10": 0.1, "p90": 0.9}
-    out: dict[str, float | int] = {
-        name: round(ordered[int(at * (len(ordered) - 1))], 3) for name, at in pick.items()
-    }
-    return out | {"runs": len(ordered)}
-
-
 def measure(browser: Any, address: str, runs: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, config in SHAPES.items():
@@ -272,23 +148,13 @@ def engine_report(results: dict[str, Any]) -> dict[str, Any]:
     return {"bars": bars, "files": files, "milliseconds": results}
 
 
-def explorer_report(found: dict[str, Any]) -> dict[str, Any]:
-    """What was measured of the explorer, beside its bars."""
-    values = {name: times["median"] for name, times in found["milliseconds"].items()} | found["bytes"]
-    bars = {
-        name: {"value": values[name], "bar": bar, "met": values[name] <= bar}
-        for name, bar in EXPLORER_BARS.items()
-    }
-    return {"bars": bars, **found}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--json", type=Path, help="write the result here (default: print only)")
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--only", choices=("engine", "explorer"), help="default: both")
+    parser.add_argument("--only", choices=("engine", *EXPLORERS), help="default: everything")
     parser.add_argument("--site", type=Path, default=ROOT / "_build/html", help="the built book")
-    parser.add_argument("--page", default="book/sorting.html", help="a page of it with an explorer")
+    parser.add_argument("--page", help="another page of it, with --only the explorer on that page")
     args = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
@@ -298,11 +164,14 @@ def main() -> None:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
         browser = playwright.chromium.launch(executable_path=program, args=flags)
-        engine = explorer = None
-        if args.only != "explorer":
+        engine = None
+        if args.only in (None, "engine"):
             engine = measure(browser, f"http://127.0.0.1:{httpd.server_port}", args.runs)
-        if args.only != "engine":
-            explorer = measure_explorer(browser, args.site, args.page, args.runs)
+        explorers = {
+            name: measure_explorer(browser, args.site, name, args.runs, page_name=args.page)
+            for name in EXPLORERS
+            if args.only in (None, name)
+        }
         version = browser.version
         browser.close()
         httpd.shutdown()
@@ -317,8 +186,10 @@ def main() -> None:
     report = json.loads(args.json.read_text()) if args.json is not None and args.json.exists() else {}
     if engine is not None:
         report |= {"machine": machine, **engine_report(engine)}
-    if explorer is not None:
-        report["explorer"] = {"machine": machine, **explorer_report(explorer)}
+    if explorers:
+        report.setdefault("explorers", {})
+    for name, found in explorers.items():
+        report["explorers"][name] = {"machine": machine, **explorer_report(name, found)}
     text = json.dumps(report, indent=2) + "\n"
     print(text, end="")
     if args.json is not None:

@@ -1,0 +1,231 @@
+"""What page_engine.py measures of explorers in pages of the built book: programs, bars, weights."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import http.server
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SORTING = """
+async (runs) => {
+  const { frame } = document.querySelector("[data-mi-live]").miLive;
+  const input = document.querySelector("[data-mi-live] input[type=text]");
+  const list = (k) => Array.from({ length: 10 }, (_, i) => (i * 7 + k * 5 + 3) % 51).join(",");
+  const lists = Array.from({ length: 13 }, (_, k) => list(k));
+  const picture = [];
+  const painted = [];
+  for (let i = 0; i < runs + 20; i++) {
+    input.value = lists[i % lists.length];
+    await new Promise((resolve) => setTimeout(resolve, 7 * (i % 5)));
+    const begun = performance.now();
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+    const drawn = performance.now() - begun;
+    await new Promise((resolve) => requestAnimationFrame(() => {
+      const line = new MessageChannel();
+      line.port1.onmessage = resolve;
+      line.port2.postMessage(0);
+    }));
+    if (frame.state.list !== input.value) throw new Error("the state did not follow");
+    if (i < 20) continue;
+    picture.push(drawn);
+    painted.push(performance.now() - begun);
+  }
+  return { "keystroke to picture": picture, "keystroke to painted frame": painted };
+}
+"""
+
+PATHFINDING = """
+async (runs) => {
+  const explorer = document.querySelector("[data-mi-live]").miLive;
+  const { frame, spec } = explorer;
+  const input = document.querySelector("[data-mi-live] input[type=text]");
+  const frameDone = () => new Promise((resolve) => requestAnimationFrame(() => {
+    const line = new MessageChannel();
+    line.port1.onmessage = resolve;
+    line.port2.postMessage(0);
+  }));
+  const out = {};
+  const time = async (name, act) => {
+    const [picture, painted, engine] = [[], [], []];
+    for (let i = 0; i < runs + 20; i++) {
+      await new Promise((resolve) => setTimeout(resolve, 7 * (i % 5)));
+      const begun = performance.now();
+      act(i);
+      await explorer.settled();
+      const drawn = performance.now() - begun;
+      await frameDone();
+      if (explorer.result.state !== frame.state) throw new Error("the picture did not follow");
+      if (i < 20) continue;
+      picture.push(drawn);
+      painted.push(performance.now() - begun);
+      engine.push(explorer.result.ms);
+    }
+    out[`${name} to picture`] = picture;
+    out[`${name} to painted frame`] = painted;
+    out[`${name}, engine`] = engine;
+  };
+  const typed = (text, n) => (i) => {
+    input.value = text.replace(/\\d+/g, (k) => (Number(k) + i) % n); // every label another one: nothing can be reused
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  await time("keystroke", typed(frame.state.text, 10));
+  const { name, seed } = spec.models.find(({ nodes }) => nodes === 16);
+  frame.set({ model: name, seed, ...spec.examples[16], position: 47 });
+  await explorer.settled();
+  const { text } = frame.state;
+  await time("full size, keystroke", typed(text, 16));
+  frame.set({ text });
+  await explorer.settled();
+  await time("full size, other goal", (i) => frame.set({ text: text.replace(/\\d+$/, i % 2 ? "4" : "0") }));
+  frame.set({ text });
+  await explorer.settled();
+  const onOff = (on, off) => (i) => frame.set(i % 2 ? off : on);
+  await time("full size, head of layer 3 off and on", onOff({ nodes: ["L3H0-zero"] }, { nodes: [] }));
+  await time("full size, commas closed from layer 3 on", onOff({ closed: ["comma"], where: "3+" }, { closed: [] }));
+  frame.set({ closed: [] });
+  await explorer.settled();
+  const donor = { donor: "renamed", site: "root", rule: "edge", after: 2 };
+  await time("full size, root's state replaced", onOff(donor, { donor: "none" }));
+  return out;
+}
+"""
+
+
+class Measured(NamedTuple):
+    """An explorer: its page, a program (runs) -> {name: milliseconds of each run}, bars of medians and bytes."""
+
+    page: str
+    program: str
+    bars: dict[str, float]
+
+
+PAGE_BARS = {"cold start to live explorer": 1500.0, "page without model weights, gzip": 700_000}
+EXPLORERS = {
+    "sorting": Measured(
+        "book/sorting.html",
+        SORTING,
+        {
+            "keystroke to picture": 50.0,
+            "keystroke to painted frame": 50.0,
+            **PAGE_BARS,
+            "model weights at first": 300_000,
+        },
+    ),
+    "pathfinding": Measured(
+        "book/pathfinding.html",
+        PATHFINDING,
+        {
+            "keystroke to picture": 100.0,
+            "keystroke to painted frame": 100.0,
+            "full size, keystroke to picture": 100.0,
+            "full size, keystroke to painted frame": 100.0,
+            "full size, keystroke, engine": 40.0,
+            "full size, other goal, engine": 10.0,
+            "full size, head of layer 3 off and on, engine": 10.0,
+            "full size, commas closed from layer 3 on, engine": 10.0,
+            "full size, root's state replaced, engine": 10.0,
+            **PAGE_BARS,
+            "model weights at first": 2_500_000,
+        },
+    ),
+}
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """The repository, isolated from other origins, which gives the page a clock of 5 microseconds."""
+
+    def end_headers(self) -> None:
+        """Add the two headers."""
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        super().end_headers()
+
+    def do_GET(self) -> None:
+        """A blank page at /blank.html."""
+        if self.path != "/blank.html":
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b'<!doctype html><title>blank</title><link rel="icon" href="data:,">')
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def measure_explorer(
+    browser: Any, site: Path, name: str, runs: int, *, page_name: str | None = None
+) -> dict[str, Any]:
+    """One explorer in its page of a built site."""
+    asked = EXPLORERS[name]
+    page_name = page_name or asked.page
+    handler = functools.partial(Handler, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{httpd.server_port}/{page_name}"
+        cold: list[float] = []
+        weights: dict[str, int] = {}
+        times: dict[str, list[float]] = {}
+        for i in range(runs):
+            context = browser.new_context(viewport={"width": 1280, "height": 900})  # its cache is empty
+            page = context.new_page()
+            page.set_default_timeout(120_000)
+            page.add_init_script(
+                "addEventListener('mi-live-ready', () => (window.miReady ??= performance.now()))"
+            )
+            bodies: list[Any] = []
+            if i == 0:
+                page.on("response", lambda r, into=bodies: into.append(r))
+            page.goto(address, wait_until="load")
+            page.wait_for_function("window.miReady")
+            cold.append(page.evaluate("miReady"))
+            if i == 0:
+                page.wait_for_load_state("networkidle")
+                weights = weigh(bodies)
+                times = page.evaluate(asked.program, max(runs, 50))
+            context.close()
+        httpd.shutdown()
+    milliseconds = {what: summary(some) for what, some in times.items()}
+    milliseconds["cold start to live explorer"] = summary(cold)
+    return {"page": page_name, "milliseconds": milliseconds, "bytes": weights}
+
+
+def weigh(responses: list[Any]) -> dict[str, int]:
+    """Bytes of a page: as files, and as a server sends them that compresses text."""
+    out = {
+        "page without model weights, files": 0,
+        "page without model weights, gzip": 0,
+        "model weights at first": 0,
+    }
+    for response in responses:
+        body = response.body()
+        if response.url.endswith(".bin"):
+            out["model weights at first"] += len(body)
+            continue
+        packed = response.url.endswith((".woff2", ".png"))
+        out["page without model weights, files"] += len(body)
+        out["page without model weights, gzip"] += len(body) if packed else len(gzip.compress(body, 6))
+    return out
+
+
+def summary(times: list[float]) -> dict[str, float | int]:
+    ordered = sorted(times)
+    pick = {"median": 0.5, "p10": 0.1, "p90": 0.9}
+    out: dict[str, float | int] = {
+        name: round(ordered[int(at * (len(ordered) - 1))], 3) for name, at in pick.items()
+    }
+    return out | {"runs": len(ordered)}
+
+
+def explorer_report(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of an explorer, beside its bars."""
+    values = {what: times["median"] for what, times in found["milliseconds"].items()} | found["bytes"]
+    bars = {
+        what: {"value": values[what], "bar": bar, "met": values[what] <= bar}
+        for what, bar in EXPLORERS[name].bars.items()
+    }
+    return {"bars": bars, **found}
