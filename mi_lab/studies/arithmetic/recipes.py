@@ -125,6 +125,14 @@ def enriched(name: str, enrichment: str, description: str) -> Recipe:
     return replace(recipe, name=name, task=task, description=f"{recipe.description[:-1]}, {description}.")
 
 
+def shuffled_answers(name: str, digits: int, layers: int, heads: int) -> Recipe:
+    """An addition model that learns the answers of other questions: a trained model without a circuit."""
+    recipe = compact("add", digits, layers, heads)
+    task = replace(recipe.task, answers="shuffled")  # type: ignore[type-var]
+    text = f"{recipe.description[:-1]}, with the answers of other questions: a control."
+    return replace(recipe, name=name, task=task, seeds=(0,), description=text)
+
+
 PAPER = wide("paper", "add", 2, 3, "The paper's 6-digit addition model: d_model 510, our shorter schedule.")
 PAPER_MIX = wide("paper_mix", "ins1", 3, 4, "The paper's 6-digit mixed model, started from `paper`.")
 _all = [
@@ -134,6 +142,7 @@ _all = [
     enriched("add_d3_l2_h3_plain", "none", "uniform questions only"),
     enriched("add_d3_l2_h3_described", "as_described", "60 % of the questions enriched"),
     *(equal_mix(f"mix_d{n}_l2_h3_80", "mix", n, 2, 3) for n in (3, 5)),
+    *(shuffled_answers(f"add_d{n}_l2_h3_shuffled_answers", n, 2, 3) for n in (3, 5)),
     *(
         replace(compact("ins1", n, 2, 3), name=f"ins1_mix_d{n}_l2_h3_{variant}", description=text)
         for n in (3, 5)

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -49,6 +49,8 @@ class ArithmeticTask:
     subtraction: share of subtraction in a "+-" task; 0.66 as in the authors' mixed models, 0.8 in those
         that start from an addition model.
     enrichment: "as_coded", "as_described" or "none" (uniform digits); see the module's text.
+    answers: "shuffled" gives every sampled question the answer of another one: nothing to learn but which
+        answers there are. For control models; `solve` and all truth stay as they are.
 
         >>> task = ArithmeticTask(digits=5)
         >>> task.decode(task.encode("55555+44446="))
@@ -59,6 +61,7 @@ class ArithmeticTask:
     operations: Literal["+", "-", "+-"] = "+"
     subtraction: float = 0.66
     enrichment: Literal["as_coded", "as_described", "none"] = "as_coded"
+    answers: Literal["own", "shuffled"] = field(default="own", metadata={"described": "if set"})
 
     def __post_init__(self) -> None:
         if not 1 <= self.digits <= MAX_DIGITS:
@@ -69,6 +72,8 @@ class ArithmeticTask:
             raise ValueError(f"subtraction is a share between 0 and 1, not {self.subtraction}")
         if self.enrichment not in ENRICHED:
             raise ValueError(f"enrichment must be one of {', '.join(ENRICHED)}, not {self.enrichment!r}")
+        if self.answers not in ("own", "shuffled"):
+            raise ValueError(f"answers must be 'own' or 'shuffled', not {self.answers!r}")
 
     @property
     def vocab(self) -> tuple[str, ...]:
@@ -115,7 +120,11 @@ class ArithmeticTask:
             minus = torch.full((n, 1), self.operations == "-", device=device)
         if self.enrichment != "none":
             x, y = self._enrich(x, y, minus, torch.rand((n, self.digits + 2), **options))
-        return self.complete(x, y, minus)
+        tokens = self.complete(x, y, minus)
+        if self.answers == "shuffled":  # questions are independent: the next one's answer is a random one
+            own = self.position("SGN")
+            tokens[:, own:] = tokens[:, own:].roll(1, 0)
+        return tokens
 
     def _enrich(self, x: Tensor, y: Tensor, minus: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """x, y after enrichment. uniform [n, digits + 2]: is it enriched, which operand, which columns."""
