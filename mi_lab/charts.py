@@ -239,10 +239,11 @@ def heat_map(
     look: int | str = 0,
     percent: bool = False,
     width: int = 360,
+    zeros: bool = True,
 ) -> str:
     """A matrix as SVG, rows downwards: transparent at 0, `look` above, purple below. NaN is left empty.
 
-    numbers: written into the cells. mark: cells with a frame.
+    numbers: written into the cells; zeros: also into those that hold 0. mark: cells with a frame.
     """
     array = np.asarray(values, dtype=float)
     if array.shape != (len(rows), len(columns)):
@@ -274,7 +275,7 @@ def heat_map(
                 f"{name}, {columns[j]}",
                 (left + j * cell, top + i * tall, cell, tall),
                 largest,
-                numbers,
+                numbers and (zeros or abs(value) > 1e-6),
                 percent,
             )
             for j, value in enumerate(array[i])

@@ -31,14 +31,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "mi_lab"
 # Page -> its modules in reading order. A module that is named nowhere goes to the page marked REST.
 PAGES: dict[str, tuple[str, ...]] = {
-    "book/api/model": ("model", "stack", "train", "checkpoint", "zoo", "sweep", "bridge"),
+    "book/api/model": ("model", "stack", "train", "checkpoint", "zoo", "sweep", "sweep_run", "sweep_jobs", "bridge", "handmade"),
     "book/api/inside": (
         "run", "circuits", "ablate", "scrub", "scan", "locate", "algorithm", "sites", "labels", "probe",
         "probe_result", "erase", "lens", "regress", "subtask", "sufficiency", "nodemap", "node_table",
         "clusters", "groups", "llc",
     ),
-    "book/api/claims": ("metrics", "claims", "ledger"),
-    "book/api/show": ("plot", "live", "cli"),
+    "book/api/claims": ("metrics", "stream", "claims", "ledger"),
+    "book/api/show": ("plot", "charts", "live", "toolbox", "cli"),
     "book/api/studies": ("studies",),
 }  # fmt: skip
 REST = "book/api/show"

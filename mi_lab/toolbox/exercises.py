@@ -22,7 +22,7 @@ from mi_lab.scrub import Swap, match, remember, scrub
 
 TASK = RepeatTask()
 FULL: dict[str, Any] = {"suppress": 4.0, "backup": 8.0, "lean": 40.0}
-SHORT = SGLD(nbeta=1000, step_size=1e-4, localization=1.0, draws=1200, burn_in=400, chains=4)
+SHORT = SGLD(nbeta=1000, step_size=1e-4, localization=1.0, draws=2000, burn_in=1000, chains=4)
 
 
 def _said(text: str) -> str:
@@ -189,7 +189,7 @@ def check_loss(loss: Callable[[Tensor], Tensor]) -> str:
     found = learning_coefficients({"yours": loss}, 8, SHORT)["yours"]
     assert not found.left_basin, "the chains ran away: no wall holds them"
     gap = abs(found.value - 1.5)
-    assert gap < 3 * found.standard_error + 0.05, (
+    assert gap < 3 * found.standard_error + 0.1, (
         f"the estimate is {found.value:.2f} +- {found.standard_error:.2f}, not 1.5. "
         "Hint: every weight with a squared term counts 1/2, one with a fourth power 1/4."
     )

@@ -60,7 +60,9 @@ def tables(
     panels = []
     for name, m in matrices.items():
         title = f"{name}: {y} by {x}"
-        drawn = heat_map(m, rows, columns, title=title, x=x, y=y, largest=largest, look=look, width=300)
+        drawn = heat_map(
+            m, rows, columns, title=title, x=x, y=y, largest=largest, look=look, width=300, zeros=False
+        )
         panels.append(panel(drawn, name))
     return Drawing(row(*panels), caption)
 
