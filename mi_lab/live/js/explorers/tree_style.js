@@ -1,7 +1,14 @@
 /** What the pathfinding explorer adds to the style of all explorers. */
 
+/** Colours of relations in the order of RELATIONS: own, up 1 to 3, down 1 to 3, other, off. */
+const RELATION_CSS = [
+  ["neutral", 100], ["up", 100], ["up", 62], ["up", 34], ["down", 100], ["down", 62], ["down", 34], ["rule", 100], ["paper", 100],
+].map(([ink, share], i) => `--x-relation-${i}: color-mix(in srgb, var(--x-${ink}) ${share}%, var(--x-paper));`).join(" ");
+
 export const TREE_CSS = `
 .mi-x { --x-up: var(--mi-negative, #5e3c99); --x-down: var(--mi-positive, #b35806); }
+.mi-x-tokens, .mi-x-key { ${RELATION_CSS} }
+.mi-x table.mi-x-tokens { table-layout: fixed; min-width: calc(4.6rem + var(--x-layers) * 4.6rem); } .mi-x-tokens thead th:first-child { width: 4.6rem; }
 .mi-x-pair { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 0.4rem 1.1rem; align-items: start; }
 .mi-x-pair > * { min-width: 0; } .mi-x-pair svg + div { margin: 0.3rem 0 0.4rem; }
 .mi-x-view svg .halo { paint-order: stroke; stroke: var(--x-paper); stroke-width: 3.5px; stroke-linejoin: round; }
@@ -13,7 +20,7 @@ export const TREE_CSS = `
 .mi-x table.mi-x-table { border-collapse: collapse; font-size: 0.84rem; font-variant-numeric: tabular-nums; margin: 0.2rem 0 0.4rem; width: 100%; display: table; }
 .mi-x-table th, .mi-x-table td { text-align: left; padding: 0.12rem 0.35rem; border-bottom: 1px solid var(--x-rule); font-weight: 400; white-space: nowrap; color: var(--x-ink); }
 .mi-x-table thead th { font-weight: 600; border-bottom-width: 2px; }
-.mi-x-table td[style] { padding-bottom: 0.7rem; cursor: pointer; border-right: 0.3rem solid var(--x-paper); min-width: 4.3rem; }
+.mi-x-table td[style] { padding-bottom: 0.7rem; cursor: pointer; border-right: 0.3rem solid var(--x-paper); }
 .mi-x-table td b { font-weight: 650; } .mi-x-table td i { font-style: normal; margin-right: 0.1em; }
 .mi-x-table tbody th { position: sticky; left: 0; background: var(--x-paper); padding: 0 0.3rem 0 0; }
 .mi-x-table .mi-x-here { box-shadow: inset 0 0 0 2px var(--x-ink); }
@@ -35,7 +42,7 @@ export const TREE_CSS = `
 .mi-x-controls.mi-x-under { margin: 0.1rem 0 0.2rem; } .mi-x-under output { min-width: 9.5em; }
 @media (max-width: 40rem) {
   .mi-x-pair { grid-template-columns: minmax(0, 1fr); } .mi-x-field.mi-x-five { grid-column: 1 / -1; }
-  .mi-x-table th, .mi-x-table td { padding-left: 0.12rem; padding-right: 0.12rem; } .mi-x-table td[style] { min-width: 2.9rem; border-right-width: 0.15rem; font-size: 0.72rem; line-height: 1.15; }
+  .mi-x-table th, .mi-x-table td { padding-left: 0.12rem; padding-right: 0.12rem; }   .mi-x table.mi-x-tokens { min-width: calc(3.3rem + var(--x-layers) * 3.45rem); } .mi-x-tokens thead th:first-child { width: 3.3rem; } .mi-x-table td[style] { border-right-width: 0.15rem; font-size: 0.72rem; line-height: 1.15; }
   .mi-x-table td[style] b, .mi-x-table td[style] span { display: block; min-height: 1.15em; } .mi-x-rowhead { padding: 0.1rem; } .mi-x-table thead th { font-size: 0.72rem; }
   .mi-x-line:has(> .mi-x-short) { flex-wrap: wrap; } .mi-x-line:has(> .mi-x-short) > input { flex: 1 1 100%; }
 }

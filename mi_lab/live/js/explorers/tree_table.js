@@ -19,10 +19,8 @@ const RELATION_NAMES = ["own edge", "one above", "two above", "three or more abo
 const RELATION_SIGNS = ["own", "\u25b21", "\u25b22", "\u25b23+", "\u25bc1", "\u25bc2", "\u25bc3+", "", ""];
 /** Beads in a line of text. */
 export const BEAD_SIGNS = { source: "\u25cf", target: "\u25a0", comma: "\u25c6" };
-const RELATION_SHARES = [100, 100, 62, 34, 100, 62, 34, 100, 100];
-const RELATION_INKS = ["neutral", "up", "up", "up", "down", "down", "down", "rule", "paper"];
-/** @param {number} i */
-const relationInk = (i) => `color-mix(in srgb, var(--x-${RELATION_INKS[i]}) ${RELATION_SHARES[i]}%, var(--x-paper))`;
+/** Set once for all cells (tree_style.js): a mixture in each would be read anew at every change. @param {number} i */
+const relationInk = (i) => `var(--x-relation-${i})`;
 
 /**
  * The table of one explorer.
@@ -32,7 +30,7 @@ export function treeTable(go) {
   const body = h("tbody");
   const head = h("tr");
   const caption = h("caption", { class: "mi-x-unseen" });
-  const table = h("table", { class: "mi-x-table" }, caption, h("thead", {}, head), body);
+  const table = h("table", { class: "mi-x-table mi-x-tokens" }, caption, h("thead", {}, head), body);
   const key = h("ul", { class: "mi-x-key" }, ...RELATION_NAMES.map((name, i) =>
     h("li", {}, h("span", { class: "mi-x-patch", style: `background:${relationInk(i)}` }), RELATION_SIGNS[i] && RELATION_SIGNS[i] !== name.split(" ")[0] ? `${RELATION_SIGNS[i]} ` : "", name)));
   /** @type {Line[]} */
@@ -63,6 +61,7 @@ export function treeTable(go) {
     if (layers !== result.layers) {
       resize(0);
       layers = result.layers;
+      table.style.setProperty("--x-layers", String(layers));
       head.replaceChildren(h("th", { scope: "col" }, "token"), ...Array.from({ length: layers }, (_, l) => h("th", { scope: "col" }, `layer ${l}`)));
     }
     const rows = tableRows(result, kind);
