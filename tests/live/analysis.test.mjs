@@ -69,6 +69,9 @@ test("a sweep gives what one run per node gives, in the order of the nodes", asy
   const logit = measureOf({ logit: { row: 4, token: 2, minus: 1 } })(fresh);
   assert.equal(logit, fresh.logits[4 * 15 + 2] - fresh.logits[4 * 15 + 1]);
   assert.throws(() => measureOf({ loss: [10, 19] })(fresh), /next token/);
+  const bits = [10, 11, 12].map((p) => 2 ** (p - 10) * Number(argmax(fresh.logits, p * 15, 15) !== fresh.tokens[p + 1]));
+  assert.equal(measureOf({ wrong: [10, 13] })(fresh), bits[0] + bits[1] + bits[2]);
+  assert.throws(() => measureOf({ wrong: [10, 19] })(fresh), /next token/);
 });
 
 test("the model's own answer: the sorter sorts", async () => {

@@ -11,8 +11,10 @@ import { fileURLToPath } from "node:url";
 import { algorithmAnswer, algorithmSteps, rightText } from "../../mi_lab/live/js/explorers/algorithm_steps.js";
 import { checkAlgorithm, classWords, failingQuestion, resized } from "../../mi_lab/live/js/explorers/algorithm_run.js";
 import {
-  classNames, sumClass, drawUntil, sumKind, moveNames, movedAnswer, sumText, readSum, sumTokens, SYMBOLS, sumTokenNames,
+  classNames, sumClass, drawUntil, moveNames, movedAnswer, sumText, readSum, sumTokens, SYMBOLS, sumTokenNames,
 } from "../../mi_lab/live/js/explorers/arithmetic_task.js";
+import { checkArithmetic, withModel } from "../../mi_lab/live/js/explorers/arithmetic_run.js";
+import { NodeCounts, nodeIndex, scanQuestions, shortBits, tokensOfBits } from "../../mi_lab/live/js/explorers/arithmetic_scan.js";
 import { random } from "./tools.mjs";
 
 function golden() {
@@ -67,16 +69,15 @@ test("a carry comes from the column that decided it", () => {
 test("what an interchange must do", () => {
   const seen = new Set();
   for (const [digits, operations, all] of moves) {
-    const offered = new Set(["S", "M", "N"].flatMap((kind) => moveNames(digits, kind, operations)));
     for (const [name, clean, store, wanted] of all) {
       const [one, two] = [read(clean, digits), read(store, digits)];
-      const kind = sumKind(one);
-      assert.ok(offered.has(name), name);
-      if (moveNames(digits, kind, operations).includes(name)) seen.add(name.replace(/\d/, ""));
+      assert.ok(moveNames(one, two, operations).includes(name), `${name}: ${clean}, ${store}`);
+      seen.add(name.replace(/\d/, ""));
       assert.equal(movedAnswer(one, two, name).map((t) => SYMBOLS[t]).join(""), wanted, `${name}: ${clean}, ${store}`);
     }
   }
-  assert.equal(seen.size, 18);
+  assert.equal(seen.size, 17);
+  assert.deepEqual(moveNames(read("12+34"), read("12-34"), "+"), []);
 });
 
 test("classes and tokens", () => {
@@ -124,4 +125,72 @@ test("states are made whole or refused in one sentence", () => {
   for (const [changes, message] of refused) assert.throws(() => checkAlgorithm({ ...STATE, ...changes }, SPEC), message);
   assert.throws(() => readSum("123+4", { digits: 2, operations: "+" }, "q"), /123 has 3 digits; this model\u2019s numbers have 2/);
   assert.throws(() => readSum("1-4", { digits: 2, operations: "+" }, "q"), /This model only adds/);
+});
+
+// ---- the explorer of the trained models ----
+
+const MODELS = {
+  models: [
+    { name: "add", text: "", digits: 5, operations: "+", layers: 2, heads: 3, seeds: [0, 2] },
+    { name: "sub", text: "", digits: 3, operations: "-", layers: 1, heads: 2, seeds: [1] },
+    { name: "mix", text: "", digits: 3, operations: "+-", layers: 2, heads: 3, seeds: [0] },
+  ],
+  weights: {},
+};
+const FIRST = { question: "45678+54322", other: "12345+54321", model: "add", seed: 2, node: "P11L0H0", edits: [], mode: "mean", fact: "fail", move: "" };
+
+test("a state of the model's explorer is made whole or refused", () => {
+  const check = (/** @type {any} */ changes) => checkArithmetic({ ...FIRST, ...changes }, MODELS);
+  assert.deepEqual(check({}), FIRST);
+  assert.equal(check({ question: " 7 + 12 =19" }).question, "00007+00012");
+  assert.deepEqual(check({ edits: ["P3L0H1:mean", "P11L1MLP:other", "P3L0H1:zero"] }).edits, ["P3L0H1:zero", "P11L1MLP:other"]);
+  assert.equal(check({ move: "ST3" }).move, "ST3");
+  assert.equal(check({ move: "MT3" }).move, "");
+  assert.equal(check({ fact: "S5" }).fact, "S5");
+  assert.equal(check({ fact: "M2" }).fact, "fail");
+  const refused = [
+    [{ model: "gpt" }, /no such model/], [{ seed: 1 }, /this model has 0, 2/], [{ question: "1-2" }, /only adds/], [{ question: "123456+1" }, /6 digits; this model\u2019s numbers have 5/],
+    [{ other: "5+" }, /second number is missing/], [{ node: "L0H0" }, /nodes go from P0L0H0 to P17L1MLP/], [{ node: "P18L0H0" }, /nodes go from/], [{ node: "<b>" }, /is no node/],
+    [{ node: "P3L2H0" }, /nodes go/], [{ node: "P3L0H3" }, /heads 0 to 2/], [{ edits: ["P3L0H1"] }, /replaced by mean, zero, other/], [{ edits: ["P99L0H1:zero"] }, /nodes go/],
+    [{ mode: "half" }, /replaced by/], [{ fact: "colour" }, /coloured/], [{ move: "<i>" }, /no such sub-task/],
+  ];
+  for (const [changes, message] of refused) assert.throws(() => check(changes), message);
+});
+
+test("another model takes along what it can", () => {
+  const state = { ...FIRST, edits: ["P3L0H1:zero", "P17L0H0:mean", "P4L0H2:mean"] };
+  const next = checkArithmetic({ ...state, ...withModel(state, "sub", MODELS) }, MODELS);
+  assert.deepEqual(next, { ...FIRST, model: "sub", seed: 1, question: "678-322", other: "345-321", node: "P11L0H0", edits: ["P3L0H1:zero"] });
+  const back = checkArithmetic({ ...next, ...withModel(next, "add", MODELS) }, MODELS);
+  assert.equal(back.question, "00678+00322");
+  assert.equal(withModel(FIRST, "mix", MODELS).question, "678+322");
+  assert.equal(withModel({ ...FIRST, node: "P17L1H2" }, "sub", MODELS).node, "P7L0H0");
+});
+
+test("counts of a scan", () => {
+  const [, , model] = MODELS.models;
+  const asked = { S0: 0, S1: 0 };
+  const nodes = 12 * 2 * 4;
+  const counts = new NodeCounts(model, { hits: new Float32Array(nodes * (1 + 5 + 2)), questions: 0, dropped: 0, asked });
+  const bits = new Float32Array(nodes);
+  const node = nodeIndex("P7L1MLP", model);
+  assert.equal(node, (7 * 2 + 1) * 4 + 3);
+  bits[node] = 1 + 4 + 8;
+  counts.add("S1", "001+009", bits);
+  bits[node] = 0;
+  counts.add("S0", "001+001", bits);
+  assert.equal(counts.share(node), 0.5);
+  assert.equal(counts.within(node, "S1"), 1);
+  assert.deepEqual(counts.failing(node), ["S1"]);
+  assert.deepEqual(tokensOfBits(counts.impact(node), 3), ["SGN", "A2", "A1"]);
+  assert.equal(shortBits(counts.impact(node), 3), "\u00b1 2\u20131");
+  assert.deepEqual([shortBits(2, 3), shortBits(2 + 8, 3), shortBits(0, 3), shortBits(2 + 4 + 8 + 16, 3)], ["3", "3 1", "", "3\u20130"]);
+  assert.deepEqual(counts.examples.get(node), [{ name: "S1", text: "001+009" }]);
+});
+
+test("questions of a scan: as many of each class", async () => {
+  const found = await scanQuestions(MODELS.models[2], 3, new AbortController().signal);
+  assert.equal(found.length, 3 * classNames(3, "+-").length);
+  for (const { name, q } of found) assert.equal(sumClass(q), name);
+  await assert.rejects(scanQuestions({ ...MODELS.models[0], digits: 15 }, 500, AbortSignal.abort()), /abort/i);
 });

@@ -19,7 +19,7 @@ from mi_lab.studies.arithmetic.stepping import steps
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 
 FILE = "arithmetic.questions"
-OMITTED = ("far", "deep", "through")  # the page offers the others
+OMITTED = ("far", "deep", "through", "sign")  # the page offers the others
 MOVED = [family for family, (_, what) in FAMILIES.items() if what not in OMITTED]
 
 

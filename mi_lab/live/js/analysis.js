@@ -50,20 +50,19 @@ export function answer(session, tokens, first, stop, edits = [], end = -1) {
   const vocab = vocabOut(session.engine.config);
   const out = Int32Array.from(tokens);
   session.forward(out, edits);
+  let partly = false;
   for (let p = first; p < stop && p + 1 < out.length; p++) {
     const next = argmax(session.logits, p * vocab, vocab);
     if (next === end) {
-      const rest = out.subarray(p + 1, stop + 1);
-      if (rest.some((token) => token !== end)) {
-        rest.fill(end);
-        session.forward(out, edits);
-      }
+      partly ||= out.subarray(p + 1, stop + 1).some((token) => token !== end);
+      out.fill(end, p + 1, stop + 1);
       break;
     }
-    if (next === out[p + 1]) continue;
+    if (next !== out[p + 1]) partly = true;
     out[p + 1] = next;
-    session.forward(out, edits);
+    if (partly) session.forward(out, edits, p + 2); // the next prediction needs no later token
   }
+  if (partly) session.forward(out, edits);
   return out;
 }
 
@@ -241,8 +240,9 @@ export async function sweepNodes(session, tokens, nodes, value, measure, options
 
 /**
  * What a sweep can measure, as plain JSON.
- * @typedef {{loss: [number, number]} | {logit: {row: number, token: number, minus?: number}}} Measure
- *   loss: mean cross entropy, in nats, of the tokens that positions first..stop-1 predict
+ * @typedef {{loss: [number, number]} | {wrong: [number, number]} | {logit: {row: number, token: number, minus?: number}}} Measure
+ *   loss: mean cross entropy, in nats, of the tokens that positions first..stop-1 predict; wrong: which of them
+ *   are not the most likely ones, as a sum of 2^(position - first)
  */
 
 /**
@@ -257,8 +257,14 @@ export function measureOf(measure) {
       const { row, token, minus } = measure.logit;
       return logits[row * vocab + token] - (minus === undefined ? 0 : logits[row * vocab + minus]);
     }
-    const [first, stop] = measure.loss;
+    const [first, stop] = "wrong" in measure ? measure.wrong : measure.loss;
     if (!(first >= 0 && first < stop && stop < n)) throw new RangeError("Positions of a loss need a next token.");
+    if ("wrong" in measure) {
+      if (stop - first > 24) throw new RangeError("No more than 24 tokens can be told apart.");
+      let bits = 0;
+      for (let p = first; p < stop; p++) if (argmax(logits, p * vocab, vocab) !== tokens[p + 1]) bits += 2 ** (p - first);
+      return bits;
+    }
     let total = 0;
     for (let p = first; p < stop; p++) total -= Math.log(softmax(logits, p * vocab, vocab)[tokens[p + 1]]);
     return total / (stop - first);

@@ -123,7 +123,8 @@ class _Still:
         self.lines = [str(one) for one in found.steps[: state["position"] + 1]]
 
     def _repr_html_(self) -> str:
-        return f'<pre class="mi-live-steps">{html.escape(chr(10).join(self.lines))}</pre>'
+        look = 'class="mi-live-steps" style="overflow:auto;max-height:24rem" tabindex="0"'
+        return f"<pre {look}>{html.escape(chr(10).join(self.lines))}</pre>"
 
 
 def algorithm(**options: Any) -> Any:

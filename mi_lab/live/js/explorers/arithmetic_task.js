@@ -159,19 +159,21 @@ export function sumTokens(q) {
 const MOVES = { base: ["SA", "MD", "ND"], tri: ["ST", "MT", "NT"], sure: ["SC", "MB", "NB"], passes: ["SS", "MZ", "NZ"], carry: ["SV", "MV", "NV"] };
 
 /**
- * Sub-tasks whose value can be taken from another question of the same kind, for questions of this kind.
- * @param {number} n @param {Kind} kind @param {string} operations
+ * Sub-tasks whose value can be taken from the other question: both must be of one kind.
+ * @param {Question} clean @param {Question} store @param {string} operations  of the model
  */
-export function moveNames(n, kind, operations) {
+export function moveNames(clean, store, operations) {
+  const { n } = clean;
+  const [kind, other] = [sumKind(clean), sumKind(store)];
   const column = "SMN".indexOf(kind);
   const top = kind === "S" ? n : n - 1; // the digit above the top column is a carry, but never a borrow
-  const names = Object.entries(MOVES).flatMap(([what, families]) => {
+  const names = Object.entries(kind === other ? MOVES : {}).flatMap(([what, families]) => {
     const first = what === "passes" ? 1 : 0;
     const last = what === "base" ? n : top;
     return Array.from({ length: Math.max(0, last - first) }, (_, i) => `${families[column]}${i + first}`);
   });
   const digits = (/** @type {string} */ family) => Array.from({ length: n }, (_, k) => `${family}${k}`);
-  return [...names, ...(kind === "M" ? digits("GT") : []), ...(kind !== "N" && operations === "+-" ? digits("OPR") : []), ...(kind === "S" ? [] : digits("SGN"))];
+  return [...names, ...(kind !== "N" && operations === "+-" ? digits("OPR") : []), ...(kind === "S" || other === "S" ? [] : digits("SGN"))];
 }
 
 /**
@@ -182,7 +184,6 @@ export function movedAnswer(clean, store, name) {
   const [, family, digit] = /** @type {RegExpExecArray} */ (/^([A-Z]+)(\d+)$/.exec(name));
   const k = Number(digit);
   const right = rightAnswer(clean);
-  if (family === "GT") return [store.d[k] < store.e[k] ? MINUS_SIGN : PLUS_SIGN, ...right.slice(1)];
   if (family === "OPR" || family === "SGN") {
     const [one, two] = /** @type {[Kind, Kind]} */ (family === "OPR" ? ["S", "M"] : ["M", "N"]);
     const kind = (family === "OPR" ? store.minus : isNegative(store)) ? two : one;

@@ -1,6 +1,7 @@
 /** Where explorers begin: in the places of a built page, and as anywidgets. */
 
 import { AlgorithmExplorer } from "./algorithm.js";
+import { ArithmeticExplorer } from "./arithmetic.js";
 import { GenericExplorer } from "./generic.js";
 import { PathfindingExplorer } from "./pathfinding.js";
 import { SortingExplorer } from "./sorting.js";
@@ -11,7 +12,7 @@ import { ToolboxExplorer } from "./toolbox.js";
 /** @typedef {import("./link.js").State} State */
 
 /** @type {Record<string, any>} Kinds of explorers: (root, spec, initial state, options). */
-export const EXPLORERS = { algorithm: AlgorithmExplorer, generic: GenericExplorer, pathfinding: PathfindingExplorer, sorting: SortingExplorer, toolbox: ToolboxExplorer };
+export const EXPLORERS = { algorithm: AlgorithmExplorer, arithmetic: ArithmeticExplorer, generic: GenericExplorer, pathfinding: PathfindingExplorer, sorting: SortingExplorer, toolbox: ToolboxExplorer };
 
 /**
  * Turn every place that waits for an explorer into one: an element with data-mi-live and, in a script
