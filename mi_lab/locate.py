@@ -32,7 +32,7 @@ from mi_lab.subtask import (
     measure,
 )
 
-ALONE = 0.9  # from this share of matches on, a group does it alone: no larger one is tried
+ALONE = 0.95  # from this share of matches on, a group does it alone: no larger one is tried
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ def search(
     promising: float = 0.3,
     keep: int = 8,
     attention: float = 0.0,
+    siblings: Sequence[SubTask] = (),
     generator: torch.Generator | None = None,
 ) -> Located:
     """The nodes that carry each sub-task: single ones, then groups of heads in one place, ranked.
@@ -135,7 +136,8 @@ def search(
     screen: pairs on which everything is tried. What matches on at least `promising` of them (at most
     `keep` per sub-task, the best in any case) is measured again, with controls, on n *fresh* pairs, so
     that the luck of the winner is not in its number. Sub-tasks of one family are one another's control
-    "wrong index", the two nearest. Cost: two sweeps and a few more per sub-task, whatever is found.
+    "wrong index", the two nearest; `siblings` are more of them, not searched for. Cost: two sweeps and a
+    few more per sub-task, whatever is found.
     """
     names = [subtask.name for subtask in subtasks]
     if len({*names}) != len(names):
@@ -154,13 +156,46 @@ def search(
         tested += trial.tested
         ranked = trial.ranked()[:keep]
         chosen = [g for i, g in enumerate(ranked) if i == 0 or trial.rates[g] >= promising]
-        siblings = sorted(
-            (s for s in subtasks if s.family == subtask.family and s is not subtask),
-            key=lambda s: abs((s.index or 0) - (subtask.index or 0)),
-        )[:2]
-        here = measure(model, subtask, chosen, siblings, n, generator, False)
+        others = nearest(subtask, [*subtasks, *siblings])
+        here = measure(model, subtask, chosen, others, n, generator, False)
         evidence += sorted(here, key=lambda e: (not e.holds(), -e.match.rate, len(e.nodes)))
     return Located(tuple(evidence), tested)
+
+
+def smallest(
+    model: Transformer,
+    subtask: SubTask,
+    nodes: Sequence[Node],
+    *,
+    siblings: Sequence[SubTask] = (),
+    n: int = 200,
+    screen: int = 64,
+    generator: torch.Generator | None = None,
+) -> Evidence:
+    """All of these nodes together, without those that do not help: the copies of a value that count.
+
+    For values that are kept in several places: begin with every node that could hold one, patch all,
+    and leave out, one at a time, the node that is missed least, as long as no pair is lost. `search`
+    grows a group instead and stops where no single node helps. The `screen` pairs decide, n fresh ones
+    give the numbers. Cost: about len(nodes)^2 / 2 groups on the screen. Raises ValueError without nodes.
+    """
+    group = checked_nodes(model, subtask, nodes)
+    generator = generator or torch.Generator().manual_seed(0)
+    trial = _Trial(model, subtask, group, draw_pairs(subtask, screen, generator, model.device)[0])
+    best = trial.measure([group])[group]
+    while len(group) > 1:
+        rates = trial.measure([tuple(x for x in group if x is not left) for left in group])
+        fewer = max(rates, key=lambda smaller: rates[smaller])
+        if rates[fewer] < best:
+            break
+        group, best = fewer, rates[fewer]
+    return measure(model, subtask, [group], siblings, n, generator, False)[0]
+
+
+def nearest(subtask: SubTask, subtasks: Sequence[SubTask], most: int = 2) -> list[SubTask]:
+    """The other sub-tasks of its family with the nearest indices, for the control "wrong index"."""
+    family = (s for s in subtasks if s.family == subtask.family and s is not subtask)
+    return sorted(family, key=lambda s: abs((s.index or 0) - (subtask.index or 0)))[:most]
 
 
 class _Trial:

@@ -53,6 +53,11 @@ class SubTask:
 
     family and index make the name: "ST" and 2 are ST2. operands: positions that a head must look at
     to compute it, if that is part of the claim. text: what it is, for tables.
+
+    free_running: the model reads the predicted answer instead of the clean one. Then `match` is exactly
+    that of a free run, in which the model reads what it has written itself: up to the first token that
+    is not as predicted both read the same. Needed where several tokens change and later ones are made
+    from earlier ones: the clean answer would tell them that nothing has changed.
     """
 
     family: str
@@ -62,6 +67,7 @@ class SubTask:
     index: int | None = None
     operands: tuple[int, ...] = ()
     text: str = ""
+    free_running: bool = False
 
     @property
     def name(self) -> str:
@@ -70,7 +76,10 @@ class SubTask:
 
 
 class Pairs(NamedTuple):
-    """clean, store Int[n, n_ctx] solved; expected, right Int[n, answer]: predicted, and the clean answer."""
+    """clean, store Int[n, n_ctx] solved; expected, right Int[n, answer]: predicted, and the clean answer.
+
+    In `clean` stands the answer that the model is to read: of a free-running sub-task, the predicted one.
+    """
 
     clean: Tensor
     store: Tensor
@@ -98,6 +107,9 @@ def draw_pairs(
             raise ValueError(
                 f"{subtask.name}.predict must give whole answers {list(right.shape)}, not {list(expected.shape)}"
             )
+        if subtask.free_running:
+            clean = clean.clone()
+            clean[:, task.answer.start + 1 : task.answer.stop + 1] = expected
         found.append(Pairs(clean, store, expected, right))
         moving += int((expected != right).any(1).sum())
         if moving >= n:
@@ -201,7 +213,8 @@ def interchange(
 
     siblings: sub-tasks for the control "wrong index". n: pairs. generator: default seed 0.
     free_running: let the model write the answer itself, token by token, with the nodes replaced all
-    along; otherwise it reads the clean answer and every token is predicted at once, as in the paper.
+    along, one pass per token; otherwise it reads the clean answer (or what the sub-task says) and every
+    token is predicted at once, as in the paper.
     Raises ValueError for nodes without a position or outside the model, and without any node.
     """
     group = checked_nodes(model, subtask, nodes)
