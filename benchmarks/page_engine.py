@@ -9,7 +9,9 @@ what the page weighs; for pathfinding with the full-size model, and with edits. 
 
     OMP_NUM_THREADS=1 python benchmarks/page_engine.py --json benchmarks/page_engine.json
 
-`--only sorting` (or pathfinding, engine) measures that part anew and keeps the rest of the file.
+`--only sorting` (or arithmetic, pathfinding, engine) measures that part anew and keeps the rest of the file.
+`python -m tests.live.arithmetic_site DIR` makes a page of the arithmetic explorers alone, for
+`--site DIR --page page.html`.
 """
 
 from __future__ import annotations

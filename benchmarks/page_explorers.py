@@ -93,6 +93,56 @@ async (runs) => {
 }
 """
 
+ARITHMETIC = """
+async (runs) => {
+  const explorer = document.querySelector("[data-mi-live]").miLive;
+  const { frame } = explorer;
+  const { model } = explorer.result;
+  const input = document.querySelector("[data-mi-live] input[type=text]");
+  const frameDone = () => new Promise((resolve) => requestAnimationFrame(() => {
+    const line = new MessageChannel();
+    line.port1.onmessage = resolve;
+    line.port2.postMessage(0);
+  }));
+  const out = {};
+  const time = async (name, act) => {
+    const [picture, painted] = [[], []];
+    for (let i = 0; i < runs + 20; i++) {
+      await new Promise((resolve) => setTimeout(resolve, 7 * (i % 5)));
+      const begun = performance.now();
+      act(i);
+      const drawn = performance.now() - begun;
+      await frameDone();
+      if (explorer.result.state !== frame.state) throw new Error("the picture did not follow");
+      if (i < 20) continue;
+      picture.push(drawn);
+      painted.push(performance.now() - begun);
+    }
+    out[`${name} to picture`] = picture;
+    out[`${name} to painted frame`] = painted;
+  };
+  const digits = (i, k) => Array.from({ length: model.digits }, (_, j) => (i * 3 + j * 7 + k) % 10).join("");
+  await time("keystroke", (i) => {
+    input.value = `${digits(i, 1)}+${digits(i, 5)}`; // every digit another one: nothing can be reused
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+  const last = 3 * model.digits + 2;
+  await time("another node chosen", (i) => frame.set({ node: `P${i % last}L1H${i % 3}` }));
+  await time("node replaced and put back", (i) => frame.set({ edits: i % 2 ? [] : [`P${last}L0MLP:mean`] }));
+  const sweeps = [];
+  frame.set({ fact: "question", edits: [] });
+  for (let i = 0; i < 60; i++) {
+    const cell = document.querySelector("[data-mi-live] td[role=gridcell]");
+    const begun = performance.now();
+    frame.set({ question: `${digits(i, 2)}+${digits(i, 8)}` });
+    while (cell.ariaLabel.includes("not counted")) await new Promise((resolve) => setTimeout(resolve, 1));
+    sweeps.push(performance.now() - begun);
+  }
+  out["every node in this question, worker"] = sweeps.slice(10);
+  return out;
+}
+"""
+
 
 class Measured(NamedTuple):
     """An explorer: its page, a program (runs) -> {name: milliseconds of each run}, bars of medians and bytes."""
@@ -112,6 +162,18 @@ EXPLORERS = {
             "keystroke to painted frame": 50.0,
             **PAGE_BARS,
             "model weights at first": 300_000,
+        },
+    ),
+    "arithmetic": Measured(
+        "book/arithmetic.html",
+        ARITHMETIC,
+        {
+            "keystroke to picture": 50.0,
+            "keystroke to painted frame": 50.0,
+            "another node chosen to painted frame": 50.0,
+            "node replaced and put back to painted frame": 50.0,
+            **PAGE_BARS,
+            "model weights at first": 600_000,
         },
     ),
     "pathfinding": Measured(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from mi_lab.live import live_explorer
@@ -35,3 +36,7 @@ def write(folder: Path) -> Path:
     models = folder / live_explorer.MODELS / live.FOLDER
     live_explorer.write_models(models, KEYS, live.model_file, "test")
     return live_site.write_page(folder, "Arithmetic", "<p>Further down.</p>".join(bodies))
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

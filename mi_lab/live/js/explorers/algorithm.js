@@ -66,7 +66,7 @@ export class AlgorithmExplorer {
     frame.views.append(
       h("div", { class: "mi-x-view" }, this.about, this.output.svg, this.words),
       h("div", { class: "mi-x-view" },
-        h("table", { class: "mi-x-table mi-x-rows" }, h("caption", {}, "All of them on this question, and the share of all questions of this size that each gets wrong, exactly."), h("thead", {}, h("tr", {}, ...heads)), this.table)));
+        h("table", { class: "mi-x-table mi-x-rows" }, h("caption", {}, "All of them on this question, and the share of all questions of this size that each gets wrong (counted, not sampled)."), h("thead", {}, h("tr", {}, ...heads)), this.table)));
   }
 
   /** Draw. */

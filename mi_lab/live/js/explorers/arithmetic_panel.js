@@ -94,6 +94,7 @@ export function scanPanel(frame, { start, stop, forget }) {
   const body = h("tbody");
   const caption = h("caption");
   const heads = ["class", "turn wrong", "for example"].map((word) => h("th", { scope: "col" }, word));
+  const last = /** @type {HTMLElement} */ (heads[2]);
   const table = h("table", { class: "mi-x-table mi-x-classes" }, caption, h("thead", {}, h("tr", {}, ...heads)), body);
   const box = h("div", {}, h("div", { class: "mi-x-choice mi-x-scan" }, h("label", { for: id, class: "mi-x-label" }, "New questions,"), each, go, end, older), error, line, table);
   let shown = "";
@@ -118,6 +119,7 @@ export function scanPanel(frame, { start, stop, forget }) {
       const node = counts.index(state.node);
       const examples = counts.examples.get(node) ?? [];
       say(caption, `Questions that turn wrong when ${spaced(state.node)} is replaced by ${replacement(counts.how).text}, by class.${counts.here ? "" : " Scan new ones to see which."}`);
+      last.hidden = !counts.here;
       body.replaceChildren(...counts.names.map((name, i) => {
         const share = counts.within(node, name);
         const failed = counts.count(node, 1 + counts.tokens + i);
@@ -125,7 +127,7 @@ export function scanPanel(frame, { start, stop, forget }) {
           .map(({ text: question }) => h("button", { type: "button", class: "mi-x-link", onclick: () => frame.set({ question }) }, typeset(question)));
         return h("tr", {}, h("th", { scope: "row", title: classWords(name) }, name),
           h("td", {}, h("span", { class: "mi-x-share" }, share ? h("span", { class: "mi-x-bar", style: `width:${(100 * share).toFixed(1)}%` }) : null), ` ${failed || "none"} of ${counts.asked[name]}${share ? `, ${percent(share)}` : ""}`),
-          h("td", {}, ...some.flatMap((one, j) => (j ? [" ", one] : [one]))));
+          h("td", { hidden: !counts.here }, ...some.flatMap((one, j) => (j ? [" ", one] : [one]))));
       }));
     },
   };

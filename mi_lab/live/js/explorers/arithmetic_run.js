@@ -36,8 +36,8 @@ export const ARITHMETIC_FIELDS = {
 /** What a node can be replaced by: word in states, words for readers, a sign for the map. */
 export const REPLACEMENTS = [
   { value: "mean", text: "its mean", short: "mean", sign: "m", title: "its average output over 1,000 questions as in training" },
-  { value: "zero", text: "zero", short: "zero", sign: "0", title: "nothing" },
-  { value: "other", text: "the second question", short: "2nd question", sign: "2", title: "its output in the run on the second question: an interchange" },
+  { value: "zero", text: "zero", short: "zero", sign: "\u2205", title: "nothing" },
+  { value: "other", text: "the second question", short: "2nd question", sign: "\u21c4", title: "its output in the run on the second question: an interchange" },
 ];
 const MODES_KNOWN = REPLACEMENTS.map((one) => one.value);
 const PLAIN_FACTS = ["fail", "impact", "classes", "question"];
