@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mi_lab.model import TransformerConfig
-from mi_lab.studies.arithmetic.paper_table import ROWS, Row
+from mi_lab.studies.arithmetic.paper_table import ROWS, PaperRow
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 from mi_lab.studies.arithmetic.transfer import FromDonor
 from mi_lab.train import Recipe, log_steps
@@ -51,7 +51,7 @@ def compact(kind: str, digits: int, layers: int, heads: int, **changes: object) 
     task = ArithmeticTask(digits, OPERATIONS.get(kind, "+-"), SHARE.get(kind, 0.66))  # type: ignore[arg-type]
     length = int(changes.pop("steps", steps(kind, digits, layers)))  # type: ignore[call-overload]
     recipe = Recipe(
-        name=Row(kind, digits, layers, heads, *[None] * 7).cell,  # type: ignore[arg-type]
+        name=PaperRow(kind, digits, layers, heads, *[None] * 7).cell,  # type: ignore[arg-type]
         task=task,
         config=config(task, layers, heads),
         optimiser="adamw",

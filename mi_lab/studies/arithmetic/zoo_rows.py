@@ -16,7 +16,7 @@ from mi_lab.metrics import Interval, clopper_pearson
 from mi_lab.sortable import Cell, Column, SortableTable
 from mi_lab.studies.arithmetic import counts
 from mi_lab.studies.arithmetic.measure import Failures
-from mi_lab.studies.arithmetic.paper_table import ROWS, Row
+from mi_lab.studies.arithmetic.paper_table import ROWS, PaperRow
 from mi_lab.studies.arithmetic.recipes import recipes
 
 MILLION = 1_000_000
@@ -29,7 +29,7 @@ class ZooRow(NamedTuple):
     seeds that were counted. hardest: class and count of the worst of all seeds, None if nothing was counted.
     """
 
-    paper: Row | None
+    paper: PaperRow | None
     recipe: str | None
     seeds: tuple[int, ...]
     failures: dict[str, dict[int, Failures]]
@@ -72,7 +72,7 @@ def rows() -> tuple[ZooRow, ...]:
     return tuple(out)
 
 
-def _row(paper: Row | None, recipe: str | None, seeds: tuple[int, ...]) -> ZooRow:
+def _row(paper: PaperRow | None, recipe: str | None, seeds: tuple[int, ...]) -> ZooRow:
     failures: dict[str, dict[int, Failures]] = {}
     for operator in OPERATIONS:
         counted = {seed: uniform_failures(str(recipe), seed, operator) for seed in seeds}
