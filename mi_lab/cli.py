@@ -21,6 +21,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from mi_lab import studies
+
 # A study is a folder with claims: a module `claims.py` or a package `claims/`.
 STUDIES = tuple(sorted({path.parent.name for path in (Path(__file__).parent / "studies").glob("*/claims*")}))
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     claims = commands.add_parser("claims", help="measure claims and their controls")
     claims.add_argument(
-        "studies", nargs="*", metavar="STUDY", help=f"any of {', '.join(STUDIES)}; default: all"
+        "studies", nargs="*", metavar="STUDY", help=f"any of {', '.join(study_names())}; default: all"
     )
     claims.add_argument("--json", metavar="FILE", help="write the ledger")
     claims.add_argument("--fast", action="store_true", help="fewer seeds and examples")
@@ -67,6 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     new = commands.add_parser("new-study", help="make a folder for a study of your own")
     new.add_argument("name", help="a lower-case Python name, e.g. parity")
+    new.add_argument(
+        "--into",
+        metavar="FOLDER",
+        help="a folder of your own, outside the package; name it in MI_LAB_STUDIES",
+    )
 
     args = parser.parse_args(argv)
     try:
@@ -93,10 +100,15 @@ def parse_seeds(text: str | None) -> tuple[int, ...] | None:
     return tuple(seeds)
 
 
+def study_names() -> tuple[str, ...]:
+    """The package's studies and your own (`mi_lab.studies.add`, MI_LAB_STUDIES)."""
+    return (*STUDIES, *(name for name in studies.own() if name not in STUDIES))
+
+
 def study(name: str):
     """The module of a study. Raises ValueError with the names that exist."""
-    if name not in STUDIES:
-        raise ValueError(f"there is no study {name!r}; there are: {', '.join(STUDIES)}")
+    if name not in study_names():
+        raise ValueError(f"there is no study {name!r}; there are: {', '.join(study_names())}")
     return importlib.import_module(f"mi_lab.studies.{name}")
 
 
@@ -160,7 +172,7 @@ def _claims(args: argparse.Namespace) -> int:
         line = f"{verdict.id:5} {verdict.outcome:15} {units:6} {verdict.headline} {value}"
         print(f"{line:78} {verdict.seconds:6.1f} s  {verdict.title}{sound}", flush=True)
 
-    names = args.studies or list(STUDIES)
+    names = args.studies or list(study_names())
     known = {name: [c.id for c in study(name).claims] for name in names}
     every = [claim for ids in known.values() for claim in ids]
     wanted = [x.strip() for x in args.only.split(",")] if args.only else every
@@ -289,8 +301,14 @@ def _bench(args: argparse.Namespace) -> int:
 def _new_study(args: argparse.Namespace) -> int:
     from mi_lab.new_study import create
 
-    target = create(args.name)
+    if args.into is None:
+        target = create(args.name)
+    else:
+        target = create(args.name, Path(args.into))
+        studies.add(args.into)
     print(f"{target}: a whole small study to start from.")
+    if args.into is not None:
+        print(f"export MI_LAB_STUDIES={Path(args.into).resolve()}")
     print(f"mi-lab train {args.name}/paper; mi-lab claims {args.name}; then edit task.py first.")
     return 0
 

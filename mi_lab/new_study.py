@@ -1,4 +1,4 @@
-"""`mi-lab new-study NAME`: a folder with the same files as every other study, running from the first minute.
+"""`mi-lab new-study NAME [--into FOLDER]`: the same files as every other study, running from the first minute.
 
 The template is a whole small study (repeat a string of symbols), so that training, the contract
 test and a first claim work before anything is changed. Replace its parts one by one.
@@ -11,18 +11,22 @@ import re
 from pathlib import Path
 
 STUDIES = Path(__file__).parent / "studies"
+RESERVED = ("add", "base", "own", "places")
 
 
 def create(name: str, folder: Path = STUDIES) -> Path:
-    """Write the template as `folder/name`; returns the new folder.
+    """Write the template as `folder/name`; returns the new folder. Chapter: Bring your own study.
 
-    Raises ValueError for a name that can't be a Python module, or one that exists.
+    Raises ValueError for a name that can't be a Python module, or one that exists, there or in the package.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ValueError(f"a study's name must be a lower-case Python name such as 'parity', not {name!r}")
+    if name in RESERVED:
+        raise ValueError(f"{name!r} is a name of mi_lab.studies itself: choose another")
     target = folder / name
-    if target.exists():
-        raise ValueError(f"there is a study {name!r} already: {target}")
+    for taken in (target, STUDIES / name):
+        if taken.exists():
+            raise ValueError(f"there is a study {name!r} already: {taken}")
     target.mkdir(parents=True)
     for file, text in TEMPLATE.items():
         class_name = "".join(part.capitalize() for part in name.split("_")) + "Task"
@@ -179,6 +183,7 @@ from __future__ import annotations
 
 import torch
 
+from mi_lab import zoo
 from mi_lab.claims import Accept, Claim, Control, Measurement
 from mi_lab.model import Transformer
 from mi_lab.studies.STUDY.recipes import recipes
@@ -186,16 +191,22 @@ from mi_lab.studies.STUDY.task import StudyTask
 from mi_lab.train import fit
 
 
+def model_of(seed: int) -> Transformer:
+    """The published model, or one trained here and now."""
+    try:
+        return zoo.load("STUDY/paper", seed)
+    except ValueError:
+        return fit(recipes["paper"], seeds=(seed,), progress=False).model(seed)
+
+
 def _accuracy(trained: bool):
     def measure(fast: bool) -> Measurement:
         recipe, task = recipes["paper"], StudyTask()
         tokens = task.sample(500, generator=torch.Generator().manual_seed(1_000_003))
-        if trained:  # published models are better: zoo.load("STUDY/paper", seed)
-            model = fit(recipe, seeds=(0,), progress=False).model(0)
-        else:
-            model = Transformer(recipe.config)
-        right = float(task.grade(model, tokens).float().mean())
-        return Measurement(("seed 0",), {"exact": (right,)}, "exact", sample="500 fresh examples")
+        models = [model_of(seed) if trained else Transformer(recipe.config) for seed in recipe.seeds]
+        right = tuple(float(task.grade(model, tokens).float().mean()) for model in models)
+        units = tuple(f"seed {seed}" for seed in recipe.seeds)
+        return Measurement(units, {"exact": right}, "exact", sample="500 fresh examples")
 
     return measure
 
@@ -212,5 +223,29 @@ CLAIMS: tuple[Claim, ...] = (
         (Control("untrained twin", _accuracy(False)),),
     ),
 )
+''',
+    "publish.py": '''"""Publish what was trained: `python -m mi_lab.studies.STUDY.publish RUNS`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mi_lab import publish as shared
+from mi_lab.studies.STUDY.recipes import recipes
+from mi_lab.train import Recipe
+
+
+def publish(runs: Path | str, recipe: Recipe) -> str:
+    """All finished seeds of a recipe under RUNS, as one file that `zoo.load("STUDY/NAME")` finds."""
+    places = shared.finished(Path(runs), recipe)
+    if not places:
+        raise ValueError(f"{runs} holds no finished run: mi-lab train STUDY/{recipe.name} --out {runs}")
+    path = shared.home(__file__) / f"{recipe.name}.safetensors"
+    shared.write_seeds(path, recipe, places, shared.provenance("STUDY", recipe, places))
+    return f"{path}: seeds {', '.join(map(str, places))}"
+
+
+if __name__ == "__main__":
+    shared.main("STUDY", recipes, publish)
 ''',
 }

@@ -22,6 +22,13 @@ from mi_lab.train import Recipe, describe
 PUBLISHED = Path(__file__).parent / "published"
 
 
+def home(module: str) -> Path:
+    """Where a study publishes, given a file of it: `published/NAME` in the package, or beside a study of your own."""
+    folder = Path(module).resolve().parent
+    package = folder.parent == PUBLISHED.parent / "studies"
+    return (PUBLISHED if package else folder.parent / "published") / folder.name
+
+
 class Place(NamedTuple):
     """Where one seed's run lies: its folder, and its place in the stack that trained there."""
 

@@ -2,7 +2,8 @@
 
 A name is "study/recipe", e.g. "sorting/paper"; a key into the table of files that exist, not a
 string to parse for settings. Small files ship inside the package, larger ones stand in the
-repository's folder `checkpoints/`; `MI_LAB_CHECKPOINTS` names a further folder to look in.
+repository's folder `checkpoints/`; `MI_LAB_CHECKPOINTS` names a further folder to look in, and studies
+of your own (`mi_lab.studies.add`) publish into `published/` beside themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mi_lab import checkpoint
+from mi_lab import checkpoint, studies
 from mi_lab.checkpoint import Checkpoint
 from mi_lab.model import Transformer
 
@@ -35,7 +36,8 @@ def folders() -> list[Path]:
     """Where checkpoints are looked for, first match wins."""
     package = Path(__file__).parent
     extra = os.environ.get("MI_LAB_CHECKPOINTS")
-    return ([Path(extra)] if extra else []) + [package / "published", package.parent / "checkpoints"]
+    own = [place / "published" for place in studies.places()[1:]]
+    return ([Path(extra)] if extra else []) + [package / "published", package.parent / "checkpoints", *own]
 
 
 def files() -> dict[str, Path]:

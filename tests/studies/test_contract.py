@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from mi_lab import new_study
+from mi_lab import new_study, publish
 from mi_lab.claims import Claim, verify
 from mi_lab.cli import STUDIES
 from mi_lab.studies.base import Task, targets
 from mi_lab.train import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(params=STUDIES)
@@ -84,6 +88,54 @@ def test_a_new_study_trains_and_its_claim_is_reproduced_with_a_failing_control(f
     verdict = verify(fresh_study.claims[0])
     assert verdict.outcome == "reproduced"
     assert verdict.sound
+
+
+@pytest.mark.slow
+def test_a_new_study_in_a_folder_of_ones_own_is_trained_published_claimed_and_exported(tmp_path):
+    """As a reader does it in a shell: every command in a process of its own."""
+
+    def mi_lab(*command: str, module: str = "mi_lab.cli") -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *command], cwd=tmp_path, capture_output=True, text=True,
+            env=os.environ | {"MI_LAB_STUDIES": str(tmp_path / "mine"), "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    assert f"export MI_LAB_STUDIES={tmp_path / 'mine'}" in mi_lab("new-study", "fresh", "--into", "mine")
+    assert "done" in mi_lab("train", "fresh/paper", "--out", "runs")
+    assert "paper.safetensors: seeds 0" in mi_lab("runs", module="mi_lab.studies.fresh.publish")
+    assert (tmp_path / "mine/published/fresh/paper.safetensors").exists()
+    assert "fresh/paper" in mi_lab("zoo")
+    assert "reproduced" in mi_lab("claims", "fresh", "--workers", "1")
+    mi_lab("export", "fresh/paper", "--html", "page.html")
+    assert '"SEP"' in (tmp_path / "page.html").read_text()  # the task's own words
+
+
+def test_studies_of_ones_own_are_known_and_the_packages_go_first(tmp_path, monkeypatch):
+    from mi_lab import cli, studies, zoo
+
+    monkeypatch.setattr(studies, "__path__", list(studies.__path__))
+    new_study.create("fresh_one", tmp_path)
+    assert "fresh_one" not in cli.study_names()
+    studies.add(tmp_path)
+    studies.add(tmp_path)
+    assert studies.places()[1:] == (tmp_path,)
+    assert cli.study_names() == (*STUDIES, "fresh_one")
+    assert tmp_path / "published" in zoo.folders()
+    assert publish.home(str(tmp_path / "fresh_one/publish.py")) == tmp_path / "published/fresh_one"
+    assert publish.home(cli.__file__.replace("cli.py", "studies/sorting/x.py")).parts[-2:] == (
+        "published",
+        "sorting",
+    )
+    with pytest.raises(ValueError, match="there is a study 'sorting' already"):
+        new_study.create("sorting", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["own", "base"])
+def test_a_name_of_the_package_itself_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=r"a name of mi_lab\.studies itself"):
+        new_study.create(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["Parity", "two words", "class", "1st", "../up"])
