@@ -1,4 +1,4 @@
-"""Training: a frozen `Recipe` and the only training loop, `fit`.
+"""Training: the only training loop, `fit`, of a frozen `Recipe`.
 
 `fit(recipe, seeds=..., out=DIR)` trains every seed, shows a progress bar with loss, accuracy and
 remaining time, keeps log-spaced checkpoints, and can be killed at any moment: called again with
@@ -6,192 +6,44 @@ the same recipe and folder it goes on from its last state and ends at the same w
 bit on the same device. A seed whose loss stops being finite is reported by name and left where it
 was; the others go on.
 
-The loop, in five numbered steps that the code repeats:
-
-1. draw data: a pool of batches per seed, on the device, from that seed's own generator;
-2. forward and backward on all models of the group at once (`mi_lab.stack`);
-3. clip each model's gradient by its own norm;
-4. one fused optimiser step on the one buffer that holds all weights;
-5. note loss and accuracy, keep a checkpoint or the state when one is due.
+What a step does, and in which order, is `mi_lab.step`; how steps are run, one by one or many as one
+CUDA graph, is `mi_lab.capture`. Here is what surrounds them: seeds in groups, the log, checkpoints, the
+resumable state. No GPU has run this yet.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import math
-import operator
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
+from mi_lab.capture import Captured, OneByOne
 from mi_lab.checkpoint import device_name, load_tensors, save_tensors, versions
-from mi_lab.model import Transformer, TransformerConfig
-from mi_lab.stack import Stack, backward, fast_matmul, forward, stacking_pays
-from mi_lab.studies.base import Task, targets
+from mi_lab.fast import fast_matmul
+from mi_lab.model import Transformer
+from mi_lab.recipe import Recipe as Recipe
+from mi_lab.recipe import Start as Start
+from mi_lab.recipe import describe as describe
+from mi_lab.recipe import log_steps as log_steps
+from mi_lab.stack import Stack, onednn_pays, stacking_pays
+from mi_lab.step import LOG, Step
+from mi_lab.step import POOL as POOL
 
 # A seed's data generator starts at DATA_SEED + seed, its weights at seed. torch's CPU generator drops the
 # high bits, so on a CPU both start alike (normal and uniform draws from one stream: no effect was found).
 # Kept as it is because the published checkpoints were trained so, and are to come out again.
 DATA_SEED = 0x5EED << 32
-POOL = 32  # batches drawn at a time
 STATE_SECONDS = 30.0  # how often the resumable state is written
-
-
-def log_steps(last: int, count: int = 25, first: int = 10) -> tuple[int, ...]:
-    """About `count` whole steps from 0 to `last`, evenly spaced on a log axis from `first` on.
-
-    >>> log_steps(1000, 5)
-    (0, 10, 46, 215, 1000)
-    """
-    if last <= first:
-        return tuple(range(last + 1))
-    ratio = math.log(last / first) / max(count - 2, 1)
-    return (0, *sorted({round(first * math.exp(ratio * i)) for i in range(count - 1)}))
-
-
-class Start(Protocol):
-    """What models start from instead of fresh weights; a value, like the recipe that holds it.
-
-    every: `apply` is called before the first step and again after every so many steps (after the last
-        one too, if it is due then, and before a checkpoint of that step is kept); None: only once.
-    """
-
-    @property
-    def every(self) -> int | None:
-        """Steps between two calls."""
-        ...
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON, for the digest."""
-        ...
-
-    def model(self, seed: int, out: Path | str | None = None) -> Transformer:
-        """The donor for one seed; `out` is the folder in which `fit` keeps its runs."""
-        ...
-
-    def apply(self, model: Transformer, donor: Transformer, *, step: int) -> None:
-        """Overwrite what comes from the donor at this step, in place."""
-        ...
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a training run except the seed.
-
-    optimiser: "adam" puts weight decay into the gradient (coupled, L2), "adamw" decays the weights
-        directly (decoupled); both decay all weights, biases and LayerNorm included.
-    lr, warmup, decay, decay_from, final_lr: the learning rate rises linearly over `warmup` steps to
-        `lr`, stays until the fraction `decay_from` of `horizon`, then falls ("linear" or "cosine")
-        to `final_lr * lr` at `horizon`. `horizon` None means `steps`; a larger one stops early.
-    batch: examples per step. clip: largest gradient norm, or None.
-    checkpoints: steps after which the weights are kept; `steps` itself is always kept.
-    precision: "fp32", or "bf16" for matrix products in bfloat16 (weights, optimiser, LayerNorm, softmax
-        and loss stay fp32): 1.6 times as fast on a CPU that has it, and not the same run.
-    start: weights that come from a donor, at the beginning or again and again; None means fresh ones.
-    """
-
-    name: str
-    task: Task
-    config: TransformerConfig
-    optimiser: Literal["adam", "adamw"] = "adamw"
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    batch: int = 256
-    steps: int = 1000
-    warmup: int = 0
-    decay: Literal["linear", "cosine", "constant"] = "linear"
-    decay_from: float = 0.0
-    final_lr: float = 0.01
-    horizon: int | None = None
-    clip: float | None = None
-    seeds: tuple[int, ...] = (0,)
-    checkpoints: tuple[int, ...] = field(default=())
-    precision: Literal["fp32", "bf16"] = "fp32"
-    start: Start | None = None
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        every = self.start.every if self.start is not None else None
-        checks = [
-            ("optimiser", self.optimiser in ("adam", "adamw"), "'adam' or 'adamw'"),
-            ("decay", self.decay in ("linear", "cosine", "constant"), "'linear', 'cosine' or 'constant'"),
-            ("precision", self.precision in ("fp32", "bf16"), "'fp32' or 'bf16'"),
-            ("lr", self.lr > 0, "positive"),
-            ("weight_decay", self.weight_decay >= 0, "0 or positive"),
-            ("batch", self.batch >= 1, "at least 1"),
-            ("steps", self.steps >= 1, "at least 1"),
-            ("decay_from", 0 <= self.decay_from < 1, "in [0, 1)"),
-            ("clip", self.clip is None or self.clip > 0, "positive or None"),
-            ("start.every", every is None or every >= 1, "at least 1 or None"),
-            ("horizon", self.horizon is None or self.horizon >= self.steps, f"at least steps = {self.steps}"),
-        ]
-        for name, ok, wanted in checks:
-            if not ok:
-                raise ValueError(f"{name} must be {wanted}, not {operator.attrgetter(name)(self)!r}")
-        if self.task.n_ctx > self.config.n_ctx or len(self.task.vocab) > self.config.d_vocab:
-            raise ValueError(
-                f"the task needs n_ctx >= {self.task.n_ctx} and d_vocab >= {len(self.task.vocab)}, "
-                f"the config has {self.config.n_ctx} and {self.config.d_vocab}"
-            )
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """The steps whose weights a run keeps, in order."""
-        return tuple(sorted({s for s in self.checkpoints if s <= self.steps} | {self.steps}))
-
-    def lr_at(self, step: int) -> float:
-        """Learning rate of the update that follows `step` finished ones."""
-        horizon = self.horizon or self.steps
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        start = max(self.warmup, round(self.decay_from * horizon))
-        if self.decay == "constant" or step < start:
-            return self.lr
-        part = min((step - start) / max(horizon - start, 1), 1.0)
-        shape = 1 - part if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * part))
-        return self.lr * (self.final_lr + (1 - self.final_lr) * shape)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON, with the task as its class and fields."""
-        out = {k: v for k, v in vars(self).items() if k not in ("task", "config", "description")}
-        if self.precision == "fp32":  # the digests of models published before the choice existed stay
-            del out["precision"]
-        if self.start is None:  # likewise
-            del out["start"]
-        else:
-            out["start"] = self.start.to_dict()
-        return out | {"task": describe(self.task), "config": self.config.to_dict()}
-
-    @property
-    def digest(self) -> str:
-        """Sixteen hex digits that change whenever a result of this recipe could."""
-        what = {k: v for k, v in self.to_dict().items() if k not in ("name", "seeds", "checkpoints")}
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def describe(task: Task) -> dict[str, Any]:
-    """A task as plain JSON: {"task": "module.Class", field: value, ...}.
-
-    A field with the metadata {"described": "if set"} is left out at its default: so a task can get a new
-    knob without a new digest for the models that were trained before it.
-    """
-    described: dict[str, Any] = {"task": f"{type(task).__module__}.{type(task).__qualname__}"}
-    if is_dataclass(task) and not isinstance(task, type):
-        late = {f.name: f.default for f in fields(task) if f.metadata.get("described") == "if set"}
-        described |= {k: v for k, v in asdict(task).items() if k not in late or v != late[k]}
-    return described
+SHOW_SECONDS = 0.5  # how often the progress bar is drawn
 
 
 class History(NamedTuple):
@@ -260,6 +112,11 @@ def group_size(recipe: Recipe, seeds: int, device: torch.device) -> int:
     return seeds if stacking_pays(recipe.config, recipe.batch * recipe.task.n_ctx, device) else 1
 
 
+def runner(step: Step, log_every: int, device: torch.device) -> OneByOne:
+    """What runs the steps: one by one on a CPU, as CUDA graphs on a GPU."""
+    return OneByOne(step, log_every) if device.type == "cpu" else Captured(step, log_every)
+
+
 def fit(
     recipe: Recipe,
     *,
@@ -284,7 +141,9 @@ def fit(
     groups = [seeds[i : i + size] for i in range(0, len(seeds), size)]
     bar = tqdm(total=recipe.steps * len(groups), disable=not progress, unit="step", dynamic_ncols=True)
     histories = []
-    with bar, fast_matmul(chosen), warnings.catch_warnings():
+    large = onednn_pays(recipe.config, recipe.batch * recipe.task.n_ctx, size)
+    arithmetic = fast_matmul(chosen, onednn=large, tf32=recipe.precision == "tf32")
+    with bar, arithmetic, warnings.catch_warnings():
         # a view into the stack's buffer has the strides it has; gradients are added in place all the same
         warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout")
         for group in groups:
@@ -347,18 +206,12 @@ class _Group:
     ) -> None:
         self.recipe, self.seeds, self.device, self.folder = recipe, seeds, device, folder
         self.stack = Stack.init(recipe.config, seeds, device)
-        self.single = len(seeds) == 1  # plain matrix products instead of batched ones
-        self.grad = torch.zeros_like(self.stack.flat)
-        self.leaves = self.stack.leaves(self.grad)
-        parameter = torch.nn.Parameter(self.stack.flat)
-        parameter.grad = self.grad
-        kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
-        self.optimiser = kind(
-            [parameter], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
-        )
-        self.generators = [torch.Generator(device).manual_seed(DATA_SEED + seed) for seed in seeds]
+        generators = [torch.Generator(device).manual_seed(DATA_SEED + seed) for seed in seeds]
+        self.one_step = Step(recipe, self.stack, generators)
+        self.log_every = max(1, recipe.steps // 500)
+        self.runner = runner(self.one_step, self.log_every, device)
         self.donors: list[Transformer] = []
-        self.step = 0
+        self.step = self.read = 0  # finished steps, and those whose numbers have been read
         self.diverged: dict[int, int] = {}
         self.log: list[tuple[int, list[float], list[float]]] = []
         self.seconds = 0.0
@@ -374,26 +227,20 @@ class _Group:
             self._from_donors()
         base = bar.n
         bar.update(self.step)
-        log_every = max(1, recipe.steps // 500)
         begun = saved = shown = time.monotonic()
         if self.step == 0 and 0 in keep:
             kept[0] = self._keep(0, callback)
         while self.step < recipe.steps and len(self.diverged) < len(self.seeds):
-            if self.step % POOL == 0 or not hasattr(self, "pool"):
-                self._draw()  # 1
-            tokens = self.pool[:, self.step % POOL]
-            loss, logits = self._backward(tokens)  # 2
-            if recipe.clip is not None:
-                norm = self.grad.norm(dim=1, keepdim=True)
-                self.grad.mul_((recipe.clip / norm).clamp(max=1.0))  # 3
-            self.optimiser.param_groups[0]["lr"] = recipe.lr_at(self.step)
-            self.optimiser.step()  # 4
-            self.step += 1
+            self.step += self.runner.advance(self.step, self._free_steps(keep))
             self._from_donors()
-            if self.step % log_every == 0 or self.step == recipe.steps:  # 5
-                self._note(loss, logits, tokens)
             now = time.monotonic()
-            if now - shown > 0.5 or self.step == recipe.steps:
+            over = self.step == recipe.steps
+            show = now - shown > SHOW_SECONDS or over
+            save = self.folder is not None and (now - saved > STATE_SECONDS or over)
+            # reading waits for the device: on a GPU only when something is due
+            if not self.runner.waits or show or save or self.step in keep or self.step - self.read > LOG - POOL:
+                self._note()
+            if show:
                 self.seconds, begun = self.seconds + now - begun, now
                 bar.update(base + self.step - bar.n)
                 shown = now
@@ -401,17 +248,13 @@ class _Group:
                     bar.set_postfix_str(self._summary(), refresh=False)
             if self.step in keep:
                 kept[self.step] = self._keep(self.step, callback)
-            if self.folder is not None and (now - saved > STATE_SECONDS or self.step == recipe.steps):
+            if save:
                 self._save_state()
                 saved = now
         for step in keep - kept.keys():  # every seed of the group diverged: what is left stands for the rest
             kept[step] = Stack(recipe.config, self.stack.flat.detach().clone())
         nan = [math.nan] * len(self.seeds)
-        self.log += [
-            (s, nan, nan)
-            for s in range(self.step + 1, recipe.steps + 1)
-            if s % log_every == 0 or s == recipe.steps
-        ]
+        self.log += [(s, nan, nan) for s in range(self.step + 1, recipe.steps + 1) if self.runner.wanted(s)]
         columns = list(zip(*self.log, strict=True)) or [(), (), ()]
         return History(
             recipe,
@@ -424,6 +267,12 @@ class _Group:
             self.seconds,
             device_name(self.device),
         )
+
+    def _free_steps(self, keep: set[int]) -> int:
+        """How many steps may run before something has to be done in between."""
+        due = min(step for step in keep if step > self.step)
+        every = self.recipe.start.every if self.recipe.start is not None else None
+        return min(due - self.step, every - self.step % every) if every else due - self.step
 
     def _from_donors(self) -> None:
         """Overwrite what comes from the donors, if something is due now; the optimiser's state stays.
@@ -442,58 +291,24 @@ class _Group:
                 start.apply(model, donor, step=self.step)
             self.stack.copy_in(i, dict(model.state_dict()))
 
-    def _draw(self) -> None:
-        """The next POOL batches of every seed: Int[model, pool, batch, n_ctx]."""
-        self.drawn_from = [g.get_state() for g in self.generators]
-        task, batch = self.recipe.task, self.recipe.batch
-        self.pool = torch.stack(
-            [
-                task.sample(POOL * batch, generator=g, device=self.device).view(POOL, batch, task.n_ctx)
-                for g in self.generators
-            ]
-        )
-
-    def _backward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss[model] and logits; gradients go to `self.grad`."""
-        task = self.recipe.task
-        inputs = tokens[0] if self.single else tokens
-        low = self.recipe.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            logits = forward(self.leaves, self.recipe.config, inputs, task.answer)
-        right = tokens[..., task.answer.start + 1 : task.answer.stop + 1]
-        logits = logits.float()
-        loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), right.reshape(-1), reduction="none")
-        loss = loss.view(right.shape)
-        weights = task.weights(tokens.flatten(0, 1))
-        if weights is None:
-            loss = loss.mean((1, 2))
-        else:
-            weights = weights.view(right.shape).to(loss)
-            loss = (loss * weights).sum((1, 2)) / weights.sum((1, 2))
-        backward(loss.sum(), self.leaves)  # models share no weights, so the sum gives each its own gradient
-        return loss.detach(), logits.detach()
-
-    @torch.no_grad()
-    def _note(self, loss: Tensor, logits: Tensor, tokens: Tensor) -> None:
-        task = self.recipe.task
-        flat = tokens.flatten(0, 1)
-        right = (
-            logits.reshape(*flat.shape[:1], -1, logits.shape[-1]).argmax(-1) == targets(task, flat)
-        ).float()
-        weights = task.weights(flat)
-        weights = torch.ones_like(right) if weights is None else (weights > 0).to(right)
-        right, weights = (x.view(len(self.seeds), -1).sum(1) for x in (right * weights, weights))
-        self.log.append((self.step, loss.tolist(), (right / weights).tolist()))
-        for seed, value in zip(self.seeds, loss.tolist(), strict=True):
-            if not math.isfinite(value) and seed not in self.diverged:
-                self.diverged[seed] = self.step
-                warnings.warn(f"{self.recipe.name}: seed {seed} diverged at step {self.step}", stacklevel=2)
+    def _note(self) -> None:
+        """Read the numbers of the steps since the last time, those that are wanted."""
+        steps = [s for s in range(self.read + 1, self.step + 1) if self.runner.wanted(s)]
+        self.read = self.step
+        if not steps:
+            return
+        for step, loss, accuracy in zip(steps, *self.one_step.noted(steps), strict=True):
+            self.log.append((step, loss, accuracy))
+            for seed, value in zip(self.seeds, loss, strict=True):
+                if not math.isfinite(value) and seed not in self.diverged:
+                    self.diverged[seed] = step
+                    warnings.warn(f"{self.recipe.name}: seed {seed} diverged at step {step}", stacklevel=2)
 
     def _summary(self) -> str:
         _, loss, accuracy = self.log[-1]
         fine = [i for i, x in enumerate(loss) if math.isfinite(x)] or [0]
         mean = [sum(x[i] for i in fine) / len(fine) for x in (loss, accuracy)]
-        which = f"seed {self.seeds[0]}" if self.single else f"{len(self.seeds)} seeds"
+        which = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
         lost = f", diverged: {sorted(self.diverged)}" if self.diverged else ""
         return f"{which}, loss {mean[0]:.4f}, accuracy {mean[1]:.4f}{lost}"
 
@@ -513,10 +328,8 @@ class _Group:
 
     def _save_state(self) -> None:
         assert self.folder is not None
-        state = self.optimiser.state[self.optimiser.param_groups[0]["params"][0]]
-        tensors = {"flat": self.stack.flat, "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
-        between_pools = self.step % POOL == 0
-        states = [g.get_state() for g in self.generators] if between_pools else self.drawn_from
+        tensors = {"flat": self.stack.flat, **self.one_step.moments()}
+        states = self.runner.states_at(self.step)
         tensors |= {f"generator.{i}": state for i, state in enumerate(states)}
         meta = {
             "digest": self.recipe.digest,
@@ -540,14 +353,10 @@ class _Group:
                 f"{self.recipe.digest}); choose another out= or remove the folder"
             )
         self.stack.flat.copy_(tensors["flat"])
-        parameter = self.optimiser.param_groups[0]["params"][0]
-        self.optimiser.state[parameter] = {
-            "step": torch.tensor(float(meta["step"]), device=self.device),
-            "exp_avg": tensors["exp_avg"].to(self.device),
-            "exp_avg_sq": tensors["exp_avg_sq"].to(self.device),
-        }
-        self.step, self.seconds = meta["step"], meta["seconds"]
+        self.step = self.read = meta["step"]
+        self.one_step.set(self.step, tensors["exp_avg"], tensors["exp_avg_sq"])
+        self.seconds = meta["seconds"]
         self.log = [tuple(entry) for entry in meta["log"]]
         self.diverged = {int(k): v for k, v in meta["diverged"]}
-        for i, generator in enumerate(self.generators):
+        for i, generator in enumerate(self.one_step.generators):
             generator.set_state(tensors[f"generator.{i}"])

@@ -17,6 +17,9 @@ PACKAGE = ROOT / "mi_lab"
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("studies.base", "fast", "forward", "stack", "checkpoint", "bridge", "regress", "labels"),
+    ("recipe",),
+    ("step",),
+    ("capture",),
     ("run", "train", "zoo", "publish", "sites"),
     (
         "circuits",

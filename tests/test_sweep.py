@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mi_lab import sweep_jobs, sweep_run, train
+from mi_lab import step, sweep_jobs, sweep_run, train
 from mi_lab.checkpoint import CheckpointError
 from mi_lab.model import TransformerConfig
 from mi_lab.studies.sorting.task import SortingTask
@@ -147,7 +147,7 @@ def test_a_restart_does_only_what_is_missing(tmp_path, monkeypatch, serial):
 def test_another_measure_needs_no_training(tmp_path, monkeypatch):
     recipe = replace(SHORT, steps=2)
     quiet([Job(recipe, 0, norm_of_embedding)], out=tmp_path)
-    monkeypatch.setattr(train._Group, "_backward", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(step.Step, "__call__", lambda *_: pytest.fail("trained again"))
     jobs = [Job(recipe, 0, functools.partial(scaled, factor=x)) for x in (1, 2)]
     one, two = quiet(jobs, out=tmp_path)
     assert two.value == 2 * one.value

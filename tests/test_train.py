@@ -401,6 +401,34 @@ def test_the_digest_changes_with_what_decides_the_result():
     assert starts[0] == RECIPE.digest
 
 
+def test_tf32_is_another_recipe_and_fp32_on_a_cpu(history):
+    rounded = replace(RECIPE, precision="tf32")
+    assert rounded.digest != RECIPE.digest
+    assert torch.equal(quiet(rounded).stack.flat, history.stack.flat)
+    with pytest.raises(ValueError, match="precision must be 'fp32', 'tf32' or 'bf16', not 'fp16'"):
+        replace(RECIPE, precision="fp16")
+
+
+@pytest.mark.parametrize(("precision", "asked"), [("fp32", False), ("tf32", True), ("bf16", False)])
+def test_only_a_tf32_recipe_asks_for_tf32(monkeypatch, precision, asked):
+    seen = []
+    real = train.fast_matmul
+    monkeypatch.setattr(
+        train,
+        "fast_matmul",
+        lambda device, **options: (seen.append(options["tf32"]), real(device, **options))[1],
+    )
+    quiet(replace(RECIPE, precision=precision, steps=1, checkpoints=()))
+    assert seen == [asked]
+
+
+def test_names_of_recipes_can_still_be_had_from_here():
+    from mi_lab import recipe
+
+    for name in ("Recipe", "Start", "describe", "log_steps"):
+        assert getattr(train, name) is getattr(recipe, name)
+
+
 def test_the_digest_does_not_change_with_the_library():
     """Published models are found by it: a new knob of `Recipe` stays out of it where it is not used."""
     assert RECIPE.digest == "af345f676d58ac5c"
