@@ -31,13 +31,16 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "mi_lab"
 # Page -> its modules in reading order. A module that is named nowhere goes to the page marked REST.
 PAGES: dict[str, tuple[str, ...]] = {
-    "book/api/model": ("model", "stack", "train", "checkpoint", "zoo", "sweep", "sweep_run", "sweep_jobs", "bridge", "handmade"),
+    "book/api/model": (
+        "model", "forward", "fast", "stack", "recipe", "step", "capture", "train", "checkpoint", "zoo", "sweep",
+        "sweep_run", "sweep_jobs", "bridge", "handmade",
+    ),
     "book/api/inside": (
         "run", "circuits", "ablate", "scrub", "scan", "locate", "algorithm", "sites", "labels", "probe",
         "probe_result", "erase", "lens", "regress", "subtask", "sufficiency", "nodemap", "node_table",
         "clusters", "groups", "llc",
     ),
-    "book/api/claims": ("metrics", "stream", "claims", "ledger"),
+    "book/api/claims": ("metrics", "stream", "claims", "bench", "ledger"),
     "book/api/show": ("plot", "charts", "live", "toolbox", "cli"),
     "book/api/studies": ("studies",),
 }  # fmt: skip
