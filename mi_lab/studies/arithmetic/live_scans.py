@@ -80,15 +80,20 @@ def scanned(name: str, seed: int) -> NodeTable:
 @functools.lru_cache(maxsize=32)
 def counts(name: str, seed: int) -> Counts:
     """What is kept of a model's scan, or a new one."""
+    return _kept(name, seed) or _counted(scanned(name, seed))
+
+
+def _kept(name: str, seed: int) -> Counts | None:
+    """The counts on disk, if they are of these very weights."""
     model, path = stored(name, seed), SCANS / f"{name}.npz"
-    nodes = all_nodes(model.config)
-    if path.exists():
-        with np.load(path) as kept:
-            about = json.loads(str(kept["about"])).get(str(seed))
-            if about and about["model"] == fingerprint(model):
-                hits = torch.from_numpy(kept[f"seed-{seed}"].astype(np.int64))
-                return Counts(hits, about["questions"], about["dropped"], about["asked"], nodes)
-    return _counted(scanned(name, seed))
+    if not path.exists():
+        return None
+    with np.load(path) as kept:
+        about = json.loads(str(kept["about"])).get(str(seed))
+        if not about or about["model"] != fingerprint(model):
+            return None
+        hits = torch.from_numpy(kept[f"seed-{seed}"].astype(np.int64))
+    return Counts(hits, about["questions"], about["dropped"], about["asked"], all_nodes(model.config))
 
 
 def _counted(table: NodeTable) -> Counts:
@@ -101,10 +106,10 @@ def _counted(table: NodeTable) -> Counts:
 
 
 def write(name: str) -> None:
-    """Scan every published seed of a model and keep what was counted."""
+    """Scan every published seed of a model and keep what was counted; what is known already stays."""
     arrays, about = {}, {}
     for seed in zoo.read(f"arithmetic/{name}").labels:
-        found = _counted(scanned(name, seed))
+        found = counts(name, seed)
         arrays[f"seed-{seed}"] = found.hits.numpy().astype(np.int16)
         plain = {"questions": found.questions, "dropped": found.dropped, "asked": found.asked}
         about[str(seed)] = {"model": fingerprint(stored(name, seed)), **plain}
