@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 
 from mi_lab.claims import Claim
-from mi_lab.studies.arithmetic.claims import algorithms, mixed, place_value, solved, training
+from mi_lab.studies.arithmetic.claims import algorithms, mixed, place_value, roads, solved, training
 
-PARTS = (algorithms, solved, place_value, training, mixed)
+PARTS = (algorithms, solved, place_value, roads, training, mixed)
 
 
 def _place(claim: Claim) -> tuple[int, str]:
