@@ -144,11 +144,12 @@ def check_ablate(broken: Callable[[Transformer, Tensor, slice, int, int, int], i
     """
     model = zoo.load("arithmetic/add_d3_l2_h3")
     task, tokens = _questions(3, "+", 300, 83)
-    nodes = [Node(0, 0, 7), Node(1, 1, 9), Node(0, 2, 11)]
+    places = ((0, 0, 7), (1, 1, 9), (0, 2, 11))
+    nodes = [Node(layer, head, position) for layer, head, position in places]
     correct = sweep_nodes(model, tokens, nodes, answer=task.answer, reduce="correct").changed
-    for node, row in zip(nodes, correct, strict=True):
+    for node, place, row in zip(nodes, places, correct, strict=True):
         right = int((~row.bool().all(1)).sum())
-        mine = int(broken(model, tokens, task.answer, node.layer, node.head, node.position))
+        mine = int(broken(model, tokens, task.answer, *place))
         assert mine == right, (
             f"{node}: {right} of 300 questions break, you say {mine}. "
             "Hint: `run(model, tokens, edit={Node(layer, head, position=position): mean})`, and compare argmax at "

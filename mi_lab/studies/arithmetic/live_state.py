@@ -52,7 +52,7 @@ def first_state(published: Mapping[str, tuple[int, ...]], model: str | None = No
     """The first values of all fields, for this model or the first one. Raises ValueError without any."""
     if not published:
         raise ValueError(f"none of the explorer's models is published: {', '.join(TEXTS)}")
-    name = model if model in published else next(iter(published))
+    name = model if model is not None and model in published else next(iter(published))
     task = task_of(name)
     n, operator = task.digits, task.operations[0]
     pair = [operator.join(x[-n:] for x in text.split(operator)) for text in PAIRS[operator]]
