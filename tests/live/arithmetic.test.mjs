@@ -11,10 +11,10 @@ import { fileURLToPath } from "node:url";
 import { algorithmAnswer, algorithmSteps, rightText } from "../../mi_lab/live/js/explorers/algorithm_steps.js";
 import { checkAlgorithm, classWords, failingQuestion, resized } from "../../mi_lab/live/js/explorers/algorithm_run.js";
 import {
-  classNames, sumClass, drawUntil, moveNames, movedAnswer, sumText, readSum, sumTokens, SYMBOLS, sumTokenNames,
+  classNames, sumClass, drawUntil, moveNames, moveWords, movedAnswer, sumText, readSum, sumTokens, SYMBOLS, sumTokenNames,
 } from "../../mi_lab/live/js/explorers/arithmetic_task.js";
 import { checkArithmetic, withModel } from "../../mi_lab/live/js/explorers/arithmetic_run.js";
-import { NodeCounts, nodeIndex, scanQuestions, shortBits, tokensOfBits } from "../../mi_lab/live/js/explorers/arithmetic_scan.js";
+import { NodeCounts, nodeIndex, oneRequest, scanQuestions, shortBits, tokensOfBits } from "../../mi_lab/live/js/explorers/arithmetic_scan.js";
 import { random } from "./tools.mjs";
 
 function golden() {
@@ -193,4 +193,25 @@ test("questions of a scan: as many of each class", async () => {
   assert.equal(found.length, 3 * classNames(3, "+-").length);
   for (const { name, q } of found) assert.equal(sumClass(q), name);
   await assert.rejects(scanQuestions({ ...MODELS.models[0], digits: 15 }, 500, AbortSignal.abort()), /abort/i);
+});
+
+test("two workers that want a model at once ask for it once", async () => {
+  const asked = [];
+  const source = oneRequest(async (key) => {
+    asked.push(key);
+    if (key === "none") throw new Error("there is no such model");
+    return new Uint8Array([1, 2, 3]);
+  });
+  const [a, b] = await Promise.all([source("one"), source("one")]);
+  assert.equal(a, b);
+  assert.deepEqual(asked, ["one"]);
+  await assert.rejects(Promise.all([source("none"), source("none")]), /no such model/);
+  await assert.rejects(source("none"), /no such model/);
+  assert.deepEqual(asked, ["one", "none", "none"]); // after a failure it may be asked for again
+});
+
+test("every sub-task that can be moved is said in words", () => {
+  for (const pair of [["12+34", "56+78"], ["56-12", "78-34"], ["12-56", "34-78"]]) {
+    for (const name of moveNames(...pair.map((x) => read(x)), "+-")) assert.match(moveWords(name), /column \d: [a-z -]+$|A\d as the other/);
+  }
 });

@@ -7,9 +7,9 @@ import {
   ARITHMETIC_FIELDS, arithmeticEdits, arithmeticKey, arithmeticModel, arithmeticPython, arithmeticRun, checkArithmetic, factNames, positionsOf,
   replacedBy, replacementValue, withModel,
 } from "./arithmetic_run.js";
-import { countsOfFile, scanNodes, scanQuestions, sweepQuestion } from "./arithmetic_scan.js";
+import { countsOfFile, oneRequest, scanNodes, scanQuestions, sweepQuestion } from "./arithmetic_scan.js";
 import { installArithmeticStyle } from "./arithmetic_style.js";
-import { classNames, drawSum, drawUntil, moveNames, readSum, sumClass, sumText, sumTokenNames, SYMBOLS, typeset } from "./arithmetic_task.js";
+import { classNames, drawSum, drawUntil, moveNames, moveWords, readSum, sumClass, sumText, sumTokenNames, SYMBOLS, typeset } from "./arithmetic_task.js";
 import { answerWords, attentionWords, factWords, mapCell } from "./arithmetic_words.js";
 import { menu, textField } from "./controls.js";
 import { h, say } from "./dom.js";
@@ -47,8 +47,9 @@ export class ArithmeticExplorer {
     this.spec = spec;
     const sourceOf = sources(spec.weights, ask);
     this.shelf = new Shelf(sourceOf);
-    this.sweeper = new FarShelf(sourceOf);
-    this.scanner = new FarShelf(sourceOf);
+    const far = oneRequest(sourceOf);
+    this.sweeper = new FarShelf(far);
+    this.scanner = new FarShelf(far);
     this.onReady = onReady;
     const frame = new Frame(root, {
       id, links, initial, fields: ARITHMETIC_FIELDS, title: spec.title ?? "The arithmetic model, live",
@@ -73,7 +74,7 @@ export class ArithmeticExplorer {
       const task = arithmeticModel(state, spec);
       return moveNames(readSum(state.question, task, "question"), readSum(state.other, task, "other"), task.operations);
     };
-    const move = menu(frame, "move", "what the nodes are said to carry", (state) => [{ value: "", text: "\u2013" }, ...moves(state).map((name) => ({ value: name, text: name }))]);
+    const move = menu(frame, "move", "what the nodes are said to carry", (state) => [{ value: "", text: "\u2013" }, ...moves(state).map((name) => ({ value: name, text: `${name}, ${moveWords(name)}` }))]);
     seed.box.classList.add("mi-x-small");
     frame.controls.append(question.box, model.box, seed.box, other.box, move.box);
     this.second = [other.box, move.box];
@@ -190,15 +191,13 @@ export class ArithmeticExplorer {
 
   #forget() {
     this.#stop();
-    const known = this.#counts.get(arithmeticKey(this.frame.state));
-    if (known) known.page = null;
+    Object.assign(this.#counts.get(arithmeticKey(this.frame.state)) ?? {}, { page: null });
     if (this.#good) this.#map(this.#good);
   }
 
   /** @param {string} key @param {NodeCounts} counts */
   #keep(key, counts) {
-    const known = this.#counts.get(key);
-    if (known) known.page = counts;
+    Object.assign(this.#counts.get(key) ?? {}, { page: counts });
     if (this.#good && arithmeticKey(this.#good) === key) this.#map(this.#good);
   }
 

@@ -3,6 +3,7 @@
 import { sumClass, drawUntil, sumText, sumTokens, classNames } from "./arithmetic_task.js";
 import { positionsOf } from "./arithmetic_run.js";
 import { parseNode } from "../edits.js";
+import { fetchBytes } from "../load.js";
 
 /** @typedef {import("./arithmetic_task.js").Question} Question */
 /** @typedef {import("./arithmetic_run.js").ArithmeticModel} ArithmeticModel */
@@ -183,4 +184,19 @@ export function shortBits(bits, digits) {
     i = j;
   }
   return parts.join(" ");
+}
+
+/**
+ * The workers ask for a model once between them: a kernel answers one question at a time.
+ * @param {(key: string) => import("../load.js").Source | Promise<import("../load.js").Source>} sourceOf
+ */
+export function oneRequest(sourceOf) {
+  /** @type {Map<string, Promise<Uint8Array>>} */
+  const files = new Map();
+  return (/** @type {string} */ key) => {
+    const coming = files.get(key) ?? (async () => fetchBytes(await sourceOf(key)))();
+    files.set(key, coming);
+    coming.catch(() => files.delete(key));
+    return coming;
+  };
 }

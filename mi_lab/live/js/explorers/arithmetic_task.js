@@ -176,6 +176,16 @@ export function moveNames(clean, store, operations) {
   return [...names, ...(kind !== "N" && operations === "+-" ? digits("OPR") : []), ...(kind === "S" || other === "S" ? [] : digits("SGN"))];
 }
 
+const MOVE_WORDS = { base: "its own digit", tri: "its tri-state", sure: "its own carry or borrow", passes: "does it pass one on", carry: "the carry or borrow out of it" };
+
+/** What a sub-task of moveNames is, after its name. @param {string} name */
+export function moveWords(name) {
+  const [, family = "", k] = /^([A-Z]+)(\d+)$/.exec(name) ?? [];
+  if (family === "OPR" || family === "SGN") return `A${k} as the other ${family === "OPR" ? "operation" : "sign"} has it`;
+  const what = Object.entries(MOVES).find(([, families]) => families.includes(family))?.[0];
+  return `of column ${k}: ${MOVE_WORDS[/** @type {keyof typeof MOVE_WORDS} */ (what)]}`;
+}
+
 /**
  * The answer's tokens to one question with one sub-task's value from another: as `interchanges.declare(task, name).predict`.
  * @param {Question} clean @param {Question} store @param {string} name
