@@ -23,7 +23,7 @@ from mi_lab.claims import Claim
 from mi_lab.model import Transformer
 from mi_lab.studies.arithmetic import classes, edges, paper_table, transfer
 from mi_lab.studies.arithmetic.algorithms import ALGORITHMS, Algorithm
-from mi_lab.studies.arithmetic.claims import CLAIMS  # noqa: F401 -- here, or `claims` would become the submodule
+from mi_lab.studies.arithmetic.claims import CLAIMS
 from mi_lab.studies.arithmetic.measure import (
     Failures,
     all_wrong,
@@ -47,7 +47,7 @@ __all__ = [
     "recipes", "right", "task", "trace", "transfer", "uniform", "zoo_table",
 ]  # fmt: skip
 
-claims: tuple[Claim, ...] = ()  # `CLAIMS` of the package above, as soon as the ledger holds them
+claims: tuple[Claim, ...] = CLAIMS
 
 
 def task(**knobs: Any) -> ArithmeticTask:
