@@ -238,7 +238,13 @@ class _Group:
             show = now - shown > SHOW_SECONDS or over
             save = self.folder is not None and (now - saved > STATE_SECONDS or over)
             # reading waits for the device: on a GPU only when something is due
-            if not self.runner.waits or show or save or self.step in keep or self.step - self.read > LOG - POOL:
+            if (
+                not self.runner.waits
+                or show
+                or save
+                or self.step in keep
+                or self.step - self.read > LOG - POOL
+            ):
                 self._note()
             if show:
                 self.seconds, begun = self.seconds + now - begun, now
