@@ -264,6 +264,8 @@ def weigh(responses: list[Any]) -> dict[str, int]:
         "model weights at first": 0,
     }
     for response in responses:
+        if response.url.startswith("blob:"):
+            continue  # the worker's text, which is the script's own
         body = response.body()
         if response.url.endswith(".bin"):
             out["model weights at first"] += len(body)

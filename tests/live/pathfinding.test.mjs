@@ -194,7 +194,7 @@ test("what a token may have heard of doubles along a chain of pointers", () => {
 // ---- state --------------------------------------------------------------------------------------------------
 
 const SPEC = /** @type {any} */ ({
-  models: [{ name: "small", seed: 0, text: "small", nodes: 6, layers: 3 }], examples: {}, means: {}, weights: {},
+  models: [{ name: "small", seed: 0, text: "small", nodes: 6, layers: 3 }], examples: {}, weights: {},
 });
 const STATE = {
   text: SMALL, model: "small", seed: 0, position: 17, layer: 1, show: "arrows", rows: "comma", closed: [], who: "path", where: "1+", closing: "moved",

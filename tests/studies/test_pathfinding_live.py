@@ -266,15 +266,17 @@ def test_a_root_with_one_child_has_no_first_choice():
     assert found.right == list(range(10))
 
 
-def test_models_are_those_that_are_published():
+def test_files_are_models_that_are_published_and_trees():
     known = live.keys()
     assert "middle-0" in known
-    assert {key.split("-")[0] for key in known} == {name for name in live.TEXTS if measure.published(name)}
-    data = live.model_file("quick-1")
-    assert len(data) < 2_500_000
-    with pytest.raises(ValueError, match="there is no model 'quick-7'"):
-        live.model_file("quick-7")
+    assert {key.split("-")[0] for key in known} == {n for n in live.TEXTS if measure.published(n)} | {"trees"}
     assert all(len(live.model_file(key)) <= 2_500_000 for key in known)
+    tokens = torch.tensor(list(live.model_file("trees-10"))).view(live.MEAN_TREES, -1)
+    assert tokens.equal(live.mean_trees(10))
+    assert TASK.solve(tokens).equal(tokens)
+    for key in ("quick-7", "trees-9", "../x"):
+        with pytest.raises(ValueError, match="there is no model"):
+            live.model_file(key)
 
 
 def test_examples_are_questions_with_a_choice():
@@ -291,7 +293,7 @@ def test_page_form_and_widget(monkeypatch):
     page = live.explorer(closed=["target"], name="mi-other")._repr_html_()
     assert 'data-mi-live="waiting" id="mi-other"' in page
     assert "<svg" in page.split('type="application/json"')[0]
-    assert len(page) < 60_000
+    assert len(page) < 25_000
     monkeypatch.delenv("MI_LAB_STATIC")
     pytest.importorskip("anywidget")
     widget = live.explorer()

@@ -6,7 +6,6 @@ study.live.look("4>3,0>1,4>0,7>8,9>2,5>9,8>6,3>5,0>7|6", closed=("target",), who
 
 from __future__ import annotations
 
-import base64
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from mi_lab.studies.pathfinding.task import COMMA, PathfindingTask
 
 __all__ = [
     "CHOICES", "EXAMPLES", "FOLDER", "STATE", "TEXTS", "Look", "check", "describe", "explorer", "keys", "look",
-    "mean_trees", "model_file", "models", "write",
+    "mean_trees", "model_file", "models", "sizes", "write",
 ]  # fmt: skip
 FOLDER = "pathfinding"  # below MODELS
 MEAN_TREES = 64
@@ -37,20 +36,27 @@ MEAN_TREES = 64
 # ---- models ---------------------------------------------------------------------------------------
 
 
+def sizes() -> list[int]:
+    """Nodes of the models' trees."""
+    return sorted({measure.task_of(name).n_nodes for name, _ in models()})
+
+
 def keys() -> list[str]:
-    """The models of the page, as NAME-SEED."""
-    return [f"{name}-{seed}" for name, seed in models()]
+    """Files of the page: models as NAME-SEED, and the trees over which "mean" averages as trees-NODES."""
+    return [*(f"{name}-{seed}" for name, seed in models()), *(f"trees-{n}" for n in sizes())]
 
 
 def model_file(key: str) -> bytes:
-    """A model for the page. Raises ValueError for an unknown key."""
+    """A model for the page, or trees (a byte a token). Raises ValueError for an unknown key."""
     if key not in keys():
         raise ValueError(f"there is no model {key!r} in this explorer")
-    name, seed = key.split("-")
+    name, number = key.split("-")
+    if name == "trees":
+        return bytes(mean_trees(int(number)).flatten().tolist())
     return export.to_bytes(
-        [measure.model(name, int(seed))],
+        [measure.model(name, int(number))],
         vocab=measure.task_of(name).vocab,
-        provenance={"name": f"pathfinding/{name}", "seed": int(seed)},
+        provenance={"name": f"pathfinding/{name}", "seed": int(number)},
     )
 
 
@@ -170,8 +176,6 @@ def _answer(model: Transformer, task: PathfindingTask, tokens: Tensor, edit: Any
 
 
 def _spec(title: str, try_this: str) -> dict[str, Any]:
-    sizes = {measure.task_of(name).n_nodes for name, _ in models()}
-    tokens = {n: bytes(mean_trees(n).flatten().tolist()) for n in sizes}
     several = {name for name, seed in models() if seed > 0}
     return {
         "models": [
@@ -184,8 +188,7 @@ def _spec(title: str, try_this: str) -> dict[str, Any]:
             }
             for name, seed in models()
         ],
-        "examples": {str(n): dict(zip(("text", "other"), EXAMPLES[n])) for n in sorted(sizes)},
-        "means": {str(n): base64.b64encode(tokens[n]).decode() for n in sorted(sizes)},
+        "examples": {str(n): dict(zip(("text", "other"), EXAMPLES[n])) for n in sizes()},
         "weights": {"folder": f"{MODELS}/{FOLDER}"},
         "title": title,
         "tryThis": try_this,

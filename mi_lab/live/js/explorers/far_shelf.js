@@ -44,7 +44,7 @@ export class FarShelf {
   async latest(key, job, onProgress) {
     const turn = ++this.#turn;
     this.#client ??= connect();
-    const bytes = await this.#file(key, onProgress);
+    const bytes = await this.file(key, onProgress);
     if (turn !== this.#turn || this.#closed) return null;
     return new Promise((resolve, reject) => {
       this.#waiting?.resolve(null);
@@ -59,8 +59,12 @@ export class FarShelf {
     this.#client?.then((client) => client.close(), () => {});
   }
 
-  /** @param {string} key @param {((done: number, total: number | null) => void) | undefined} onProgress */
-  #file(key, onProgress) {
+  /**
+   * The bytes behind a key: a model's, or whatever else its source has. Throws an Error with one sentence.
+   * @param {string} key
+   * @param {(done: number, total: number | null) => void} [onProgress]
+   */
+  file(key, onProgress) {
     const coming = this.#files.get(key) ?? this.#fetch(key, onProgress);
     this.#files.delete(key);
     this.#files.set(key, coming); // the last used is the last to go

@@ -1,7 +1,6 @@
 /** The pathfinding explorer: a tree to type and edit, attention climbing it, the lens, knock-outs, donors. */
 
 import { softmax } from "../analysis.js";
-import { bytesOfBase64 } from "../base64.js";
 import { segments } from "./controls.js";
 import { h, say } from "./dom.js";
 import { drawing } from "./draw.js";
@@ -109,11 +108,12 @@ export class PathfindingExplorer {
   end() {
     this.attention.stop();
     this.output.stop();
+    this.table.stop();
     this.shelf.close();
     this.frame.end();
   }
 
-  /** Resolves when the picture is that of the state. @returns {Promise<void>} */
+  /** Resolves when the picture is that of the state (the table, where it is seen). @returns {Promise<void>} */
   settled() {
     if (this.result && this.#good === this.frame.state) return Promise.resolve();
     return new Promise((resolve) => this.#waiting.push(resolve));
@@ -181,7 +181,8 @@ export class PathfindingExplorer {
     const { frame, spec } = this;
     if (fresh) this.#means = false;
     if (!this.#means && state.nodes.some((/** @type {string} */ word) => word.endsWith("mean"))) {
-      const questions = meanTrees(spec, treeModel(state, spec).nodes);
+      const { nodes } = treeModel(state, spec);
+      const questions = meanTrees(await this.shelf.file(`trees-${nodes}`), nodes);
       const busy = (done = 0, total = questions.length) => frame.busy(`Averaging over ${total} trees`, done, total);
       busy();
       await client.call("means", { questions }, { onProgress: busy });
@@ -253,9 +254,13 @@ function positionOf({ n, edges, root }, { kind, node }) {
   return 3 * edge + { node: 1, source: 0, target: 1, comma: 2 }[kind];
 }
 
-/** The trees over which "mean" averages. @param {PathfindingSpec} spec @param {number} nodes */
-function meanTrees(spec, nodes) {
-  const bytes = bytesOfBase64(spec.means[nodes]);
+/**
+ * The trees over which "mean" averages: their tokens, a byte each.
+ * @param {Uint8Array} bytes
+ * @param {number} nodes
+ */
+function meanTrees(bytes, nodes) {
   const { context } = placesOf(nodes);
+  if (!bytes.length || bytes.length % context) throw new Error("The file with the trees for the average is damaged.");
   return Array.from({ length: bytes.length / context }, (_, i) => [...bytes.subarray(i * context, (i + 1) * context)]);
 }

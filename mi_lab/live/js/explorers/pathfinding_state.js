@@ -9,7 +9,6 @@ import { placesOf, readQuestion, rightPath, TOKEN_CLASSES, writeQuestion } from 
  * @typedef {object} PathfindingSpec
  * @property {{name: string, seed: number, text: string, nodes: number, layers: number}[]} models
  * @property {Record<string, {text: string, other: string}>} examples  by the number of nodes
- * @property {Record<string, string>} means  by the number of nodes: tokens of trees, base64, over which "mean" averages
  * @property {{folder?: string, bytes?: number, inline?: Record<string, string>}} weights
  * @property {string} [title]
  * @property {string} [tryThis]

@@ -13,8 +13,10 @@ import { relationMass, relationOf, RELATIONS, tokenName } from "./pathfinding_ru
 import { placesOf, TOKEN_CLASSES, treeWord } from "./tree_question.js";
 
 /** @typedef {import("./pathfinding_run.js").PathfindingResult} PathfindingResult */
-/** @typedef {{row: HTMLTableRowElement, head: HTMLButtonElement, cells: HTMLTableCellElement[], drawn: string[]}} Line */
+/** @typedef {{cell: HTMLTableCellElement, sign: HTMLElement, bead: HTMLElement, word: Text, drawn: string}} Cell */
+/** @typedef {{row: HTMLTableRowElement, head: HTMLButtonElement, cells: Cell[]}} Line */
 
+const LATER = 250; // ms until a table out of sight follows
 const RELATION_NAMES = ["own edge", "one above", "two above", "three or more above", "one below", "two below", "three or more below", "other edges", "no edge"];
 const RELATION_SIGNS = ["own", "\u25b21", "\u25b22", "\u25b23+", "\u25bc1", "\u25bc2", "\u25bc3+", "", ""];
 /** Beads in a line of text. */
@@ -41,22 +43,21 @@ export function treeTable(go) {
   const resize = (count) => {
     while (lines.length < count) {
       const at = lines.length;
-      const button = h("button", { type: "button", class: "mi-x-rowhead", onclick: () => go(Number(lines[at].row.dataset.position), -1) });
-      const cells = Array.from({ length: layers }, (_, l) => h("td", { onclick: () => go(Number(lines[at].row.dataset.position), l) }));
-      const row = h("tr", {}, h("th", { scope: "row" }, button), ...cells);
+      const position = () => Number(lines[at].row.dataset.position);
+      const button = h("button", { type: "button", class: "mi-x-rowhead", onclick: () => go(position(), -1) });
+      const cells = Array.from({ length: layers }, (_, l) => {
+        const [sign, bead, word] = [h("b"), h("i"), document.createTextNode("")];
+        return { cell: h("td", { onclick: () => go(position(), l) }, sign, " ", h("span", {}, bead, word)), sign, bead, word, drawn: "" };
+      });
+      const row = h("tr", {}, h("th", { scope: "row" }, button), ...cells.map(({ cell }) => cell));
       body.append(row);
-      lines.push({ row, head: button, cells, drawn: cells.map(() => "") });
+      lines.push({ row, head: button, cells });
     }
     while (lines.length > count) lines.pop()?.row.remove();
   };
 
-  /**
-   * @param {PathfindingResult} result
-   * @param {string} kind  which token of each edge: source, target or comma
-   * @param {number} position
-   * @param {number} layer
-   */
-  const draw = (result, kind, position, layer) => {
+  /** @param {PathfindingResult} result @param {string} kind @param {number} position @param {number} layer */
+  const drawNow = (result, kind, position, layer) => {
     const { question, tokens } = result;
     if (layers !== result.layers) {
       resize(0);
@@ -73,23 +74,61 @@ export function treeTable(go) {
       say(line.head, rowWord(result, at));
       line.head.setAttribute("aria-label", `look from ${tokenName(result, at)}`);
       line.head.setAttribute("aria-pressed", String(at === position));
-      line.cells.forEach((cell, l) => {
+      line.cells.forEach((one, l) => {
         const weights = result.pattern[l].subarray(at * tokens.length, at * tokens.length + at + 1);
         const top = argmax(weights);
         const mass = relationMass(result, l, at);
-        const sign = RELATION_SIGNS[RELATIONS.indexOf(relationOf(result, at, top))];
         const marked = at === position && l === layer;
-        const drawn = `${question.edges} ${top} ${marked} ${[...mass].map((x) => x.toFixed(2))}`;
-        if (drawn === line.drawn[l]) return;
-        line.drawn[l] = drawn;
-        cell.replaceChildren(h("b", {}, sign), " ", keyWord(result, top));
-        cell.style.background = massStrip(mass);
-        cell.className = marked ? "mi-x-here" : "";
-        cell.title = `${tokenName(result, at)}, layer ${l}: most to the ${tokenName(result, top)} (${percent(weights[top])}); ${spokenMass(mass)}`;
+        const drawn = `${question.edges} ${at} ${top} ${marked} ${[...mass].map((x) => x.toFixed(2))}`;
+        if (drawn === one.drawn) return;
+        one.drawn = drawn;
+        const { bead, colour, word } = keyWord(result, top);
+        say(one.sign, RELATION_SIGNS[RELATIONS.indexOf(relationOf(result, at, top))]);
+        say(one.bead, bead);
+        if (one.word.data !== word) one.word.data = word;
+        one.bead.style.color = colour;
+        one.cell.style.background = massStrip(mass);
+        one.cell.className = marked ? "mi-x-here" : "";
+        one.cell.title = `${tokenName(result, at)}, layer ${l}: most to the ${tokenName(result, top)} (${percent(weights[top])}); ${spokenMass(mass)}`;
       });
     });
   };
-  return { box: h("div", {}, h("div", { class: "mi-x-scroll", tabindex: "0", role: "group", "aria-label": "what every token looks at" }, table), key), draw };
+
+  const box = h("div", {}, h("div", { class: "mi-x-scroll", tabindex: "0", role: "group", "aria-label": "what every token looks at" }, table), key);
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  let inSight = true;
+  let draw = () => {};
+  const follow = () => {
+    clearTimeout(timer);
+    draw();
+    draw = () => {};
+  };
+  const watch = new IntersectionObserver((entries) => {
+    inSight = entries[entries.length - 1].isIntersecting;
+    if (inSight) follow();
+  }, { rootMargin: "100px" });
+  watch.observe(box);
+  return {
+    box,
+    /**
+     * At once if the table is seen, else when it comes into sight or the reader's hand rests.
+     * @param {PathfindingResult} result
+     * @param {string} kind  which token of each edge: source, target or comma
+     * @param {number} position
+     * @param {number} layer
+     */
+    draw(result, kind, position, layer) {
+      draw = () => drawNow(result, kind, position, layer);
+      clearTimeout(timer);
+      if (inSight) follow();
+      else timer = setTimeout(follow, LATER);
+    },
+    stop() {
+      clearTimeout(timer);
+      watch.disconnect();
+    },
+  };
 }
 
 /** Positions shown: one token of each edge, the tail, the path (of one too long its beginning). @param {PathfindingResult} result @param {string} kind */
@@ -112,9 +151,12 @@ function rowWord({ question, tokens }, position) {
 /** The key that is looked at most: its edge behind the mark of its bead. @param {PathfindingResult} result @param {number} key */
 function keyWord({ question, tokens }, key) {
   const at = placesOf(question.n);
-  if (key >= at.bar) return h("span", {}, key === at.goal ? "goal" : key === at.root ? "root" : treeWord(tokens[key], question.n));
+  if (key >= at.bar) {
+    const word = key === at.goal ? "goal" : key === at.root ? "root" : treeWord(tokens[key], question.n);
+    return { bead: "", colour: "", word };
+  }
   const kind = /** @type {"source" | "target" | "comma"} */ (TOKEN_CLASSES[key % 3]);
-  return h("span", {}, h("i", { style: `color:${TOKEN_COLOURS[kind]}` }, BEAD_SIGNS[kind]), question.edges[Math.floor(key / 3)].join(">"));
+  return { bead: BEAD_SIGNS[kind], colour: TOKEN_COLOURS[kind], word: question.edges[Math.floor(key / 3)].join(">") };
 }
 
 /** A strip below the word, as wide as the cell. @param {Float32Array} mass */
