@@ -181,7 +181,12 @@ def allowed(name: str, target: str) -> bool:
         return target == "model"
     if name.startswith("studies.") and target.startswith("studies."):
         return name.split(".")[1] == target.split(".")[1]
-    if name.split(".")[0] == target.split(".")[0] and name.split(".")[0] in ("live", "claims", "plot", "toolbox"):
+    if name.split(".")[0] == target.split(".")[0] and name.split(".")[0] in (
+        "live",
+        "claims",
+        "plot",
+        "toolbox",
+    ):
         return True
     packages = (name.split(".")[0], target.split(".")[0])
     return theirs < mine or (name, target) in ALSO or packages in ALSO
