@@ -19,7 +19,7 @@ from mi_lab.studies.arithmetic.algorithms import ALGORITHMS
 from mi_lab.studies.arithmetic.rates import error_rate
 from mi_lab.studies.arithmetic.stepping import steps
 from mi_lab.studies.arithmetic.task import ArithmeticTask
-from mi_lab.studies.arithmetic.trace import Step
+from mi_lab.studies.arithmetic.trace import TraceStep
 
 MOST = 15  # digits of the paper's longest numbers
 TEXTS = {
@@ -41,7 +41,7 @@ class Stepped(NamedTuple):
 
     answer, right: sign and digits; first_error: index of the first wrong token (0 is the sign), -1 if
     all are right; kind: the question's class, such as "S3"; error_rate: share of the uniform questions
-    of this size and operation that the algorithm answers wrongly, exact; steps: see `trace.Step`.
+    of this size and operation that the algorithm answers wrongly, exact; steps: see `trace.TraceStep`.
     """
 
     answer: str
@@ -49,7 +49,7 @@ class Stepped(NamedTuple):
     first_error: int
     kind: str
     error_rate: float
-    steps: tuple[Step, ...]
+    steps: tuple[TraceStep, ...]
 
 
 def step(question: str = "1999+8001", *, algorithm: str = "st_sv", digits: int | None = None) -> Stepped:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mi_lab.studies.arithmetic.algorithms import ALGORITHMS
 from mi_lab.studies.arithmetic.task import VOCAB, ArithmeticTask
-from mi_lab.studies.arithmetic.trace import TRI_STATE, Step
+from mi_lab.studies.arithmetic.trace import TRI_STATE, TraceStep
 
 WHOLE = 99
 WINDOWS = {  # columns that a carry may come from: in the middle, and out of the highest column
@@ -28,8 +28,8 @@ Tri = int | None
 """1: carries, 0: does not, None: U, it depends on the column below."""
 
 
-def steps(task: ArithmeticTask, question: str, algorithm: str = "st_sv") -> tuple[Step, ...]:
-    """Every position from the first token to the one that predicts A_0; see `trace.Step`.
+def steps(task: ArithmeticTask, question: str, algorithm: str = "st_sv") -> tuple[TraceStep, ...]:
+    """Every position from the first token to the one that predicts A_0; see `trace.TraceStep`.
 
     From the sign on the tokens are those that the algorithm wrote, right or wrong.
 
@@ -47,13 +47,13 @@ def steps(task: ArithmeticTask, question: str, algorithm: str = "st_sv") -> tupl
             f"{algorithm!r} has the operations {ALGORITHMS[algorithm].operations!r}, not {operator!r}"
         )
     reader = _reader(algorithm, x[0].flip(0).tolist(), y[0].flip(0).tolist(), operator == "-")
-    out: list[Step] = []
+    out: list[TraceStep] = []
     for position in range(3 * n + 3):
         column = 2 * n - position if n < position <= 2 * n else None
         known = reader.known(column if column is not None else n if position <= n else 0, position > 2 * n)
         token = out[-1].writes[1] if position > 2 * n + 1 and out[-1].writes else VOCAB[int(tokens[position])]
         writes = None if position < 2 * n + 1 else reader.writes(3 * n + 2 - position, known)
-        out.append(Step(position, token, column, known.states, known.carries, writes))
+        out.append(TraceStep(position, token, column, known.states, known.carries, writes))
     return tuple(out)
 
 

@@ -17,7 +17,7 @@ from mi_lab.studies.arithmetic.task import VOCAB, ArithmeticTask
 TRI_STATE = {1: "1", 0: "0", None: "U"}
 
 
-class Step(NamedTuple):
+class TraceStep(NamedTuple):
     """What is known after one token.
 
     position, token: the token that is read. column: the digit index that it completes, or None.
@@ -39,7 +39,7 @@ class Step(NamedTuple):
         return f"P{self.position:<2} {self.token}  {known}{wrote}"
 
 
-def trace(task: ArithmeticTask, question: str) -> tuple[Step, ...]:
+def trace(task: ArithmeticTask, question: str) -> tuple[TraceStep, ...]:
     """Every position from the first token to the one that predicts A_0. Errors as in `task.encode`.
 
     For a subtraction the folds are MV, the borrows of D - D', until the sign is known at "="; if it is
@@ -69,7 +69,7 @@ def trace(task: ArithmeticTask, question: str) -> tuple[Step, ...]:
         carries = {f"{fold}{k}": TRI_STATE[known] for k, known in folds.items()}
         token = VOCAB[int(tokens[position])]
         writes = _writes(task, position, variables)
-        steps.append(Step(position, token, column, dict(states), carries, writes))
+        steps.append(TraceStep(position, token, column, dict(states), carries, writes))
     return tuple(steps)
 
 
