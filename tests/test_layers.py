@@ -25,6 +25,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "circuits",
         "ablate",
         "scrub",
+        "paths",
         "probe",
         "probe_result",
         "erase",

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mi_lab.model import Transformer, TransformerConfig
+from mi_lab.recipe import describe
 from mi_lab.studies import base
 from mi_lab.studies.pathfinding.baselines import by_length, success
 from mi_lab.studies.pathfinding.task import PathfindingTask
@@ -225,6 +226,36 @@ def test_padding_hidden_goals_and_fixed_trees():
     assert len(set(fixed.fingerprint(draw(fixed, 4000)).tolist())) <= 64
 
 
+def test_a_small_tree_can_be_told_in_the_words_of_a_large_one():
+    task, plain = PathfindingTask(n_nodes=6, names=16), PathfindingTask(n_nodes=6)
+    large = PathfindingTask()
+    assert task.vocab == large.vocab
+    assert task.n_ctx == plain.n_ctx == 24
+    for order in ("backward", "random", "forward"):
+        kind = replace(task, order=order)
+        tokens, truth = (rows := draw(kind, 400)), kind.variables(rows)
+        for i, row in enumerate(tokens):
+            assert torch.equal(kind.encode(kind.decode(row).split(":")[0]), row)  # a tree, and the right path
+            edges = edges_of(kind, row)
+            used = {k for edge in edges for k in edge}
+            assert len(used) == 6
+            if order != "random":
+                assert edges == (breadth_first(edges) if order == "forward" else breadth_first(edges)[::-1])
+            leaves = {k for _, k in edges} - {k for k, _ in edges}
+            assert {k for k in range(16) if truth["leaf"][i, k]} == leaves
+            assert {k for k in range(16) if truth["parent"][i, k] >= 0} == {k for _, k in edges}
+        assert torch.equal(kind.solve(tokens), tokens)
+        assert torch.bincount((tokens[:, ::3][:, :5] - kind.first_bare).flatten(), minlength=16).min() > 60
+    counts = Counter(truth["length"].tolist())
+    assert all(abs(counts[p] - 80) < 45 for p in range(1, 6))
+    # labels apart, the law is the plain one's: as many leaves on average
+    wanted = plain.variables(draw(plain, 4000))["leaf"].sum(1).float().mean()
+    got = task.variables(draw(task, 4000, 1))["leaf"].sum(1).float().mean()
+    assert abs(wanted - got) < 0.07
+    assert "names" not in describe(plain)
+    assert describe(task)["names"] == 16
+
+
 def test_weights_are_path_and_first_stop():
     task = PathfindingTask(n_nodes=6)
     tokens = task.encode(PROMPT)[None]
@@ -267,6 +298,14 @@ def test_bad_prompts_are_named(text, words):
         PathfindingTask(n_nodes=6).encode(text)
 
 
+def test_two_trees_and_a_goal_elsewhere_are_named():
+    task = PathfindingTask(n_nodes=4, names=16)
+    with pytest.raises(ValueError, match="1 and 7 both have no parent"):
+        task.encode("1>2,2>3,7>8|3")
+    with pytest.raises(ValueError, match="9 is not in this tree"):
+        task.encode("1>2,2>3,1>8|9")
+
+
 @pytest.mark.parametrize(
     ("knobs", "words"),
     [
@@ -277,6 +316,7 @@ def test_bad_prompts_are_named(text, words):
         ({"shortest": 5, "longest": 4}, "shortest = 5"),
         ({"trees": 0}, "at least 1"),
         ({"ties": "even"}, "'even'"),
+        ({"n_nodes": 6, "names": 5}, "between n_nodes = 6 and 48, not 5"),
     ],
 )
 def test_bad_knobs_are_named(knobs, words):

@@ -46,6 +46,8 @@ class PathfindingTask:
         sequences are then two tokens longer, as theirs.
     hide_goal: the goal token is replaced by a comma, to ask what can be had without it.
     trees: draw from a fixed set of this many trees (the authors had 135,000) instead of fresh ones.
+    names: labels are `n_nodes` of the numbers 0..names-1, so that a model of larger trees can read these;
+        None means all of 0..n_nodes-1.
     ties: among sources of one depth, "listed" keeps the exact breadth-first order, "random" shuffles the
         sources and each pair of siblings, which stay adjacent: a wider law that contains the exact one.
 
@@ -64,6 +66,7 @@ class PathfindingTask:
     hide_goal: bool = False
     trees: int | None = field(default=None, metadata={"described": "if set"})
     ties: Literal["listed", "random"] = field(default="listed", metadata={"described": "if set"})
+    names: int | None = field(default=None, metadata={"described": "if set"})
 
     def __post_init__(self) -> None:
         if not 3 <= self.n_nodes <= 48:
@@ -74,6 +77,10 @@ class PathfindingTask:
             raise ValueError(f"labels must be 'permuted' or 'ascending', not {self.labels!r}")
         if self.ties not in ("listed", "random"):
             raise ValueError(f"ties must be 'listed' or 'random', not {self.ties!r}")
+        if self.names is not None and not self.n_nodes <= self.names <= 48:
+            raise ValueError(
+                f"names must be None or between n_nodes = {self.n_nodes} and 48, not {self.names!r}"
+            )
         if self.trees is not None and self.trees < 1:
             raise ValueError(f"trees must be at least 1 or None, not {self.trees}")
         if not 1 <= self.shortest <= self.longest_path <= self.n_nodes - 1:
@@ -93,9 +100,14 @@ class PathfindingTask:
         return self.n_nodes - 1
 
     @property
+    def n_labels(self) -> int:
+        """How many labels there are to draw from."""
+        return self.n_nodes if self.names is None else self.names
+
+    @property
     def vocab(self) -> tuple[str, ...]:
         """`,` (also after the path), `:`, `|`, the targets `>0`.., the bare nodes `0`.. (sources, goal, root)."""
-        nodes = range(self.n_nodes)
+        nodes = range(self.n_labels)
         return (",", ":", "|", *(f">{k}" for k in nodes), *(str(k) for k in nodes))
 
     @property
@@ -106,7 +118,7 @@ class PathfindingTask:
     @property
     def first_bare(self) -> int:
         """Token of bare `0`."""
-        return 3 + self.n_nodes
+        return 3 + self.n_labels
 
     @property
     def goal_position(self) -> int:
@@ -136,7 +148,7 @@ class PathfindingTask:
         if self.trees is not None:
             return _fixed_trees(self).to(device)[torch.randint(self.trees, (n,), **options)].long()
         parent, length, second = self._grow(n, options)
-        label = _shuffles(n, self.n_nodes, options)
+        label = _shuffles(n, self.n_labels, options)[: self.n_nodes]
         if self.labels == "ascending":  # the nodes that were attached last take their labels in order
             last = torch.arange(self.n_nodes, device=label.device)[:, None] > length + second
             head = torch.arange(self.n_nodes, device=label.device)[:, None] - self.n_nodes
@@ -202,7 +214,8 @@ class PathfindingTask:
         """
         nodes, n = parent.shape
         name = label.gather(0, parent)
-        least = torch.full_like(label, nodes).scatter_reduce_(0, name[1:], label[1:], "amin")
+        least = label.new_full((self.n_labels, n), self.n_labels)
+        least.scatter_reduce_(0, name[1:], label[1:], "amin")
         larger = label > least.gather(0, name)
         key = torch.ones((nodes, n), dtype=torch.long, device=parent.device)
         for slot in range(1, nodes):
@@ -245,11 +258,13 @@ class PathfindingTask:
             edges.append((self._node(a), self._node(b)))
         goal = self._node(goal_text)
         parent = self._check_tree(edges)
-        root = next(k for k in range(self.n_nodes) if k not in parent)
+        root = next(k for k in parent.values() if k not in parent)
         if goal in parent.values():
             raise ValueError(f"the goal must be a leaf, {goal} has children")
         if given and given.split(">")[0] != str(root):
             raise ValueError(f"the root of this tree is {root}, not {given.split('>')[0]!r}")
+        if goal not in parent:
+            raise ValueError(f"the goal must be a leaf, {goal} is not in this tree")
         path = [goal]
         while path[-1] != root:
             path.append(parent[path[-1]])
@@ -258,8 +273,8 @@ class PathfindingTask:
         return self._write(source[None], target[None], way, torch.tensor([len(path) - 1]))[0]
 
     def _node(self, text: str) -> int:
-        if not re.fullmatch(r"\d+", text) or int(text) >= self.n_nodes:
-            raise ValueError(f"{text!r} is not a node label from 0 to {self.n_nodes - 1}")
+        if not re.fullmatch(r"\d+", text) or int(text) >= self.n_labels:
+            raise ValueError(f"{text!r} is not a node label from 0 to {self.n_labels - 1}")
         return int(text)
 
     def _check_tree(self, edges: list[tuple[int, int]]) -> dict[int, int]:
@@ -284,6 +299,9 @@ class PathfindingTask:
                 if node in seen:
                     raise ValueError(f"not a tree: {node} is its own ancestor")
                 seen.add(node)
+        roots = sorted(set(parent.values()) - parent.keys())
+        if len(roots) > 1:
+            raise ValueError(f"not a tree: {roots[0]} and {roots[1]} both have no parent")
         return parent
 
     def decode(self, tokens: Tensor) -> str:
@@ -318,6 +336,8 @@ class PathfindingTask:
     def variables(self, tokens: Tensor) -> dict[str, Tensor]:
         """Ground truth of well-formed trees; nodes are labels, -1 stands for "none".
 
+        `node` runs over all labels; one that a tree doesn't use is no leaf and has no parent.
+
         parent, depth, height [n, node]; leaf Bool[n, node]; child [n, node, 2], smaller label first;
         position [n, node]: where `>node` stands (-1 for the root); root, goal, length (P) [n];
         ancestor [n, node]: anc_k of the goal, anc_0 = goal, up to anc_P = root; path [n, node]: x0..xP;
@@ -326,7 +346,7 @@ class PathfindingTask:
         deeper the subtree of x1 is than that of its sibling (length if there is none); hard Bool[n]:
         the other side is at least as deep, so that the first step can't be had by depth.
         """
-        n, nodes, edge = len(tokens), self.n_nodes, 3 * self.n_edges
+        n, nodes, edge = len(tokens), self.n_labels, 3 * self.n_edges
         source = tokens[:, 0:edge:3] - self.first_bare
         target = tokens[:, 1:edge:3] - self.first_target
         rows = torch.arange(n, device=tokens.device)
@@ -336,8 +356,9 @@ class PathfindingTask:
         position = none.scatter(1, target, where.expand(n, -1))
         small = torch.full_like(none, nodes).scatter_reduce(1, source, target, "amin")
         large = none.scatter_reduce(1, source, target, "amax")
-        leaf = large < 0
-        child = torch.stack([small.masked_fill(leaf, -1), large.masked_fill(large == small, -1)], 2)
+        childless = large < 0
+        leaf = childless & (position >= 0)
+        child = torch.stack([small.masked_fill(childless, -1), large.masked_fill(large == small, -1)], 2)
         root = tokens[:, self.root_position] - self.first_bare
         goal = self._goal(tokens)
         # walk all nodes up together: depth and height in at most n-1 steps
@@ -393,8 +414,9 @@ class PathfindingTask:
         edge = 3 * self.n_edges
         source = tokens[:, 0:edge:3] - self.first_bare
         target = tokens[:, 1:edge:3] - self.first_target
-        table = _hash_table(self.n_nodes).to(tokens.device)
-        return table[source * self.n_nodes + target].sum(1) + table[self.n_nodes**2 + self._goal(tokens)]
+        labels = self.n_labels
+        table = _hash_table(labels).to(tokens.device)
+        return table[source * labels + target].sum(1) + table[labels**2 + self._goal(tokens)]
 
     def grade(self, model: Transformer, tokens: Tensor, *, free_running: bool = True) -> Tensor:
         """Bool[n]: are the whole path and its stop right?
