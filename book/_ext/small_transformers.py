@@ -36,7 +36,7 @@ PAGES: dict[str, tuple[str, ...]] = {
         "sweep_run", "sweep_jobs", "bridge", "handmade",
     ),
     "book/api/inside": (
-        "run", "circuits", "ablate", "scrub", "scan", "locate", "algorithm", "sites", "labels", "probe",
+        "run", "circuits", "ablate", "scrub", "paths", "scan", "locate", "algorithm", "sites", "labels", "probe",
         "probe_result", "erase", "lens", "regress", "subtask", "sufficiency", "nodemap", "node_table",
         "clusters", "groups", "llc",
     ),
