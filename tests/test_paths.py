@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -157,6 +159,9 @@ def test_bad_arguments_are_named():
         path_patch(model, tokens, donors[:2], Node(0, 0), Receiver("logits"))
     with pytest.raises(ValueError, match="'thawed'"):
         path_patch(model, tokens, donors, Node(0, 0), Receiver("logits"), mlps="thawed")
-    for wrong in ({"into": "z"}, {"into": "q", "layer": 1}, {"into": "mlp"}, {"into": "logits", "layer": 1}):
+    wrongs: list[dict[str, Any]] = [
+        {"into": "z"}, {"into": "q", "layer": 1}, {"into": "mlp"}, {"into": "logits", "layer": 1},
+    ]  # fmt: skip
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="receiver"):
             Receiver(**wrong)
