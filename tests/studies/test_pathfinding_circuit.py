@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from mi_lab.run import knock_out, run
 from mi_lab.studies.pathfinding import circuit as c
 from mi_lab.studies.pathfinding import measure as m
 from mi_lab.studies.pathfinding import roads
+from mi_lab.studies.pathfinding.growth import Grown
 from mi_lab.studies.pathfinding.recipes import recipes
 from mi_lab.studies.pathfinding.scrubbing import figure, keys_kept
 from mi_lab.studies.pathfinding.task import PathfindingTask
@@ -217,11 +220,29 @@ def test_position_classes_are_the_authors_for_sixteen_nodes():
 def test_evaluation_trees_are_found_among_training_trees_only_if_they_are():
     recipe = recipes["quick"]
     trained = m.training_fingerprints(recipe, 0)
-    assert len(trained) == recipe.steps * recipe.batch
+    assert (
+        0.5 * recipe.steps * recipe.batch < len(trained) <= recipe.steps * recipe.batch
+    )  # small trees recur
     again = recipe.task.sample(32 * recipe.batch, generator=torch.Generator().manual_seed(m.DATA_SEED))
     assert m.among(recipe.task.fingerprint(again), trained).all()
     fresh = m.trees(m.task_of("paper"), 500)
     assert not m.among(fresh.task.fingerprint(fresh.tokens), trained).any()
+
+
+def test_a_grown_model_was_trained_on_its_donors_trees_too():
+    grown = recipes["grown"]
+    names = [recipe.name for recipe in m.lineage(grown)]
+    assert names[0] == "grown"
+    assert {"paper", "grow_6", "grow_14"} <= set(names)
+    assert len(names) == len(set(names))
+    short = replace(recipes["paper"], steps=4)
+    small = replace(recipes["grow_14"], steps=3, start=None)
+    last = replace(grown, steps=2, batch=8, start=Grown((short, small)))
+    trained = m.training_fingerprints(last, 0)
+    for recipe in (last, short):
+        first = recipe.task.sample(32 * recipe.batch, generator=torch.Generator().manual_seed(m.DATA_SEED))
+        assert m.among(recipe.task.fingerprint(first)[: recipe.steps * recipe.batch], trained).all()
+    assert len(trained) == 4 * 64 + 2 * 8  # trees of 14 nodes are left out
 
 
 def test_the_scrubbing_figure_has_its_shape_and_its_limits():

@@ -135,8 +135,8 @@ def composition_matrix(
     it. Heads are summed.
     """
     embed = model.embed.W_E
-    bare = embed[task.first_bare : task.first_bare + task.n_nodes]
-    target = embed[task.first_target : task.first_target + task.n_nodes]
+    bare = embed[task.first_bare : task.first_bare + task.n_labels]
+    target = embed[task.first_target : task.first_target + task.n_labels]
     zero, block = model.blocks[0], model.blocks[layer]
     if scaled:
         bare, target = zero.ln1(bare), block.ln1(target)

@@ -160,13 +160,30 @@ def accuracy(model: Transformer, some: Trees) -> Accuracy:
 
 @functools.lru_cache(maxsize=2)
 def training_fingerprints(recipe: Recipe, seed: int) -> Tensor:
-    """Int64[trees]: hashes of every tree that a seed was trained on, by drawing its data again (sorted)."""
-    generator = torch.Generator().manual_seed(DATA_SEED + seed)
-    task = recipe.task
-    assert isinstance(task, PathfindingTask)
-    pools = -(-recipe.steps // POOL)
-    found = [task.fingerprint(task.sample(POOL * recipe.batch, generator=generator)) for _ in range(pools)]
-    return torch.cat(found)[: recipe.steps * recipe.batch].sort().values
+    """Int64[trees]: hashes of every tree that a seed was trained on, by drawing its data again (sorted).
+
+    With what the models were trained on that it was grown from, as far as those trees have as many nodes.
+    """
+    sizes = {r.task.n_nodes for r in lineage(recipe) if isinstance(r.task, PathfindingTask)}
+    found: dict[str, Tensor] = {}
+    for part in lineage(recipe):
+        task = part.task
+        assert isinstance(task, PathfindingTask)
+        if task.n_nodes < max(sizes):
+            continue
+        generator = torch.Generator().manual_seed(DATA_SEED + seed)
+        pools = -(-part.steps // POOL)
+        drawn = [task.fingerprint(task.sample(POOL * part.batch, generator=generator)) for _ in range(pools)]
+        found[part.digest] = torch.cat(drawn)[: part.steps * part.batch]
+    return torch.cat(list(found.values())).unique()
+
+
+def lineage(recipe: Recipe) -> list[Recipe]:
+    """The recipe and those whose models it was grown from, itself first, each once."""
+    out = [recipe]
+    for donor in getattr(recipe.start, "donors", ()):
+        out += [part for part in lineage(donor) if part not in out]
+    return out
 
 
 def among(fingerprints: Tensor, sorted_others: Tensor) -> Tensor:
@@ -251,6 +268,6 @@ def blocked(
 
 __all__ = [
     "Accuracy", "Order", "Trees", "accuracy", "among", "ancestors_attended", "blocked", "deduction",
-    "development", "exact", "logits", "model", "positions", "published", "recorded_figures", "right_tokens",
+    "development", "exact", "lineage", "logits", "model", "positions", "published", "recorded_figures", "right_tokens",
     "seeds_of", "sources", "task_of", "token_accuracy", "training_fingerprints", "trees",
 ]  # fmt: skip

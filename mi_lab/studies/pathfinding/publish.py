@@ -45,7 +45,7 @@ def publish(runs: Path, recipe: Recipe) -> str:
             path = PUBLISHED / f"{recipe.name}_steps" / f"seed-{seed}.safetensors"
             write_steps(path, recipe, seed, places[seed], steps, about)
     if recipe.name in KEPT_STEPS:
-        curves(recipe, places)
+        curves(runs, recipe, places)
     return f"{recipe.name}: {len(places)} seeds, exact {about['metrics']['exact']}"
 
 
@@ -78,12 +78,25 @@ def development_row(model: Transformer, recipe: str) -> dict[str, list[float]]:
     return row
 
 
-def curves(recipe: Recipe, places: dict[int, Place]) -> None:
-    """Development at every other kept step: the arrays of `development_row`, [seed, step, ..]."""
-    steps = tuple(sorted({*recipe.kept[::2], recipe.steps}))
+def curves(runs: Path, recipe: Recipe, places: dict[int, Place]) -> None:
+    """Development at every other kept step: the arrays of `development_row`, [seed, step, ..].
+
+    A grown model's story goes on from those it was grown from: their steps count, as far as their runs are
+    in `runs`, and the ones on trees of its own size are shown.
+    """
+    steps: list[int] = []
     table: dict[str, list[list[list[float]]]] = {}
-    for place in places.values():
-        rows = [development_row(weights(place, recipe, s).model(0), recipe.name) for s in steps]
+    for seed in places:
+        steps, rows, before = [], [], 0
+        for part in reversed(m.lineage(recipe)):
+            place = finished(runs, part).get(seed)
+            if place is None:  # its donor was taken from where it is published, and has curves of its own
+                continue
+            if part.task.n_ctx == recipe.task.n_ctx:
+                shown = sorted({*part.kept[::2], part.steps} - ({0} if rows else set()))
+                rows += [development_row(weights(place, part, s).model(0), recipe.name) for s in shown]
+                steps += [before + s for s in shown]
+            before += part.steps
         for name in rows[0]:
             table.setdefault(name, []).append([row[name] for row in rows])
     CURVES.mkdir(exist_ok=True)

@@ -127,7 +127,7 @@ def memory_test(
     edges, parent = task.n_edges, truth["parent"]
     source = tokens[:, 0 : 3 * edges : 3] - task.first_bare
     target = tokens[:, 1 : 3 * edges : 3] - task.first_target
-    fixed = torch.zeros(*target.shape, task.n_nodes, dtype=torch.bool)
+    fixed = torch.zeros(*target.shape, task.n_labels, dtype=torch.bool)
     if direction != "none":
         fixed |= ancestors_within(parent, target, 1)  # the edge itself
     if direction in ("up", "both"):

@@ -176,6 +176,43 @@ P1C = Claim(
 )
 
 
+def _blind(model: Transformer, *, hide: bool = True) -> Row:
+    """On trees of 8 nodes with the goal hidden, beside the rules that don't need it."""
+    some = m.trees(m.task_of("quick", hide_goal=hide), 5000, 9)
+    found = m.accuracy(model, some)
+    return {
+        "exact": found.exact.value,
+        "random_descent": float(baselines.success(some.truth, "random").mean()),
+        "deeper": float(baselines.success(some.truth, "deeper").mean()),
+        **{f"P{p + 1}": x for p, x in enumerate(found.by_length)},
+    }
+
+
+P1D = Claim(
+    "P1D",
+    "A model that never saw a goal learns what depth tells",
+    OURS,
+    "Trained with the goal hidden (trees of 8 nodes), a model beats random descent, and not by more than the rule "
+    "'enter the deeper subtree' does.",
+    "not in the paper",
+    Accept(
+        "exact >= random descent + .02 and <= 'deeper subtree' + .03",
+        lambda r: r["random_descent"] + 0.02 <= r["exact"] <= r["deeper"] + 0.03,
+    ),
+    per_seed("quick_goal_hidden", _blind, "exact", sample="5,000 trees of 8 nodes, goal hidden"),
+    (
+        Control(
+            "a model trained with the goal, which it sees",
+            per_seed("quick", lambda model: _blind(model, hide=False), "exact", sample="the same trees"),
+        ),
+        Control(
+            "untrained twin", per_seed("quick_goal_hidden", _blind, "exact", sample="the same", twin=True)
+        ),
+    ),
+    "'Deeper' is a rule, not the bound: a model may know how likely each side is at equal depth.",
+)
+
+
 def _tied(model: Transformer, source: Callable[[int], int]) -> Row:
     """Blocks 2.. replaced by others; token accuracy."""
     changed = copy.deepcopy(model)
