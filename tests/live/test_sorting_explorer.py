@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mi_lab.circuits import ov_circuit, qk_circuit
-from mi_lab.live import export, live_explorer
+from mi_lab.live import export, live_explorer, scripts
 from mi_lab.studies.sorting import live
 from tests.book.built import SCREENSHOTS
 from tests.book.test_pages import is_foreign
@@ -385,7 +385,7 @@ def test_as_a_widget_with_models_from_the_kernel(open_page, folder):
     """The anywidget's view on a model with the front end's interface."""
     import base64
 
-    (folder / "widget.js").write_text(export.widget_module())
+    (folder / "widget.js").write_text(scripts.widget_module("sorting"))
     page = open_page()
     described = live.describe()
     spec = {
