@@ -129,7 +129,7 @@ class _Still:
     def _repr_html_(self) -> str:
         best = self.found.probability.topk(min(LISTED, len(self.found.probability)))
         items = "".join(
-            f"<li>{html.escape(self.words[token])}: {100 * float(p):.1f} %</li>"
+            f"<li>{html.escape(str(self.words[token]))}: {100 * float(p):.1f} %</li>"
             for p, token in zip(best.values, best.indices.tolist())
         )
         return (

@@ -180,6 +180,23 @@ def test_by_mouse(open_page):
     agree(numbers(page), live.look(state_of(page)["list"]))
 
 
+def test_the_gap_has_a_slider_over_the_sweep(open_page):
+    page = open_page()
+    box = page.locator("#mi-sorting")
+    slider = box.get_by_label("mean gap", exact=True)
+    assert slider.get_attribute("aria-valuetext") == "4.7"
+    slider.focus()
+    for gap, model in (("2.8", "window_30"), ("1.9", "window_20")):
+        page.keyboard.press("ArrowLeft")
+        assert slider.get_attribute("aria-valuetext") == gap
+        agree(numbers(page), live.look(model=model))
+    box.get_by_role("button", name="next mean gap").click()
+    assert state_of(page)["model"] == "window_30"
+    assert box.get_by_label("model", exact=True).input_value() == "window_30"
+    page.evaluate(f"{EXPLORER}.frame.set({{ model: 'paper' }})")
+    assert slider.get_attribute("aria-valuetext") == "4.7"
+
+
 def test_by_keyboard(open_page):
     page = open_page()
     page.locator("#mi-sorting").get_by_label("List", exact=False).first.focus()

@@ -51,7 +51,7 @@ export function upgradeAll(root = document) {
   for (const place of root.querySelectorAll("[data-mi-live]")) {
     if (!(place instanceof HTMLElement) || place.dataset.miLive !== "waiting") continue;
     place.dataset.miLive = "coming";
-    whenNear(place, () => upgrade(place).catch(() => refuse(place)));
+    whenNear(place, () => void upgrade(place));
   }
 }
 
@@ -59,13 +59,15 @@ export function upgradeAll(root = document) {
 function refuse(place) {
   place.dataset.miLive = "failed";
   place.append(h("p", { role: "alert" }, "The live figure could not be loaded; this is a still picture of it."));
+  return null;
 }
 
 /** @param {HTMLElement} place */
 async function upgrade(place) {
   const still = /** @type {HTMLElement | null} */ (place.querySelector(".mi-live-still"));
   const script = place.querySelector("script[type='application/json']");
-  const Explorer = await explorerOf(place.dataset.miKind ?? "");
+  const Explorer = await explorerOf(place.dataset.miKind ?? "").catch(() => refuse(place));
+  if (!Explorer) return;
   const { id, spec, state } = JSON.parse(script?.textContent ?? "{}");
   const root = h("div", { class: "mi-live-root", hidden: true });
   place.append(root);
