@@ -12,7 +12,14 @@ from tests.live import live_site
 from tests.live.conftest import served
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-KEYS = ["hand_LN_1-0-0", "hand_LN_0.5-0-0", "hand_LN_0.02-0-0", "hand_plain_1-0-0", "hand_plain_0.02-0-0"]
+KEYS = [
+    "hand_LN_1-0-0",
+    "hand_plain_5-0-0",
+    "hand_LN_0.5-0-0",
+    "hand_LN_0.02-0-0",
+    "hand_plain_1-0-0",
+    "hand_plain_0.02-0-0",
+]
 EXPLORER = "document.querySelector('#mi-hand-made').miLive"
 READY = "#mi-hand-made[data-mi-live=ready]"
 

@@ -258,6 +258,12 @@ def test_by_keyboard(open_page):
     assert state_of(page)["cells"] != ["L1H0.ov.a.a=-2.5", "L1H0.ov.a.f=1"]
     page.keyboard.press("Control+Shift+Z")
     assert state_of(page)["cells"][0] == "L1H0.ov.a.a=-2.5"
+    # what was done, and what it led to, in one breath
+    page.wait_for_function(
+        """() => /^Done again\\. To \u201ccedc\u201d the model adds/.test(
+            document.querySelector('#mi-toolbox [role=status]').textContent)""",
+        polling=100,  # by the clock: frames may stand still while the machine is busy
+    )
 
 
 @pytest.mark.parametrize(
