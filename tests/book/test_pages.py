@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,6 +17,7 @@ PAGES = pages() or ["index.html"]
 BOOK_PAGES = [page for page in PAGES if page.startswith("book/")]
 MAX_HTML = 1_500_000  # bytes of one page's HTML
 MAX_PAGE = 6_000_000  # bytes of a page with everything it loads; fonts and scripts are cached after the first
+MAX_SENT = 700_000  # bytes of a chapter as it travels, compressed, without its models
 PATIENCE = 120_000  # milliseconds: a busy machine is no defect of the page
 TALLEST = 4_000  # pixels of a page in its photograph
 LOADING_TAGS = {
@@ -139,6 +141,28 @@ def test_page_is_light(name, browser, server, html):
     page.on("response", lambda r: sizes.append(int(r.headers.get("content-length", 0))))
     page.goto(f"{server}/{name}", wait_until="load")
     assert sum(sizes) <= MAX_PAGE
+    context.close()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in BOOK_PAGES if (ROOT / name).with_suffix(".ipynb").exists()]
+)
+def test_a_chapter_travels_light(name, browser, server):
+    """What a server sends that compresses text, fonts and scripts included, models left out."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    answers: list = []
+    page.on("response", answers.append)
+    page.goto(f"{server}/{name}", wait_until="networkidle")
+    sent = {}
+    for answer in answers:
+        place = urlsplit(answer.url)
+        if place.scheme in ("http", "https") and not place.path.endswith(".bin"):
+            body = answer.body()
+            packed = place.path.endswith((".woff", ".woff2", ".png"))
+            sent[place.path] = len(body) if packed else len(gzip.compress(body, 6))
+    assert sum(sent.values()) <= MAX_SENT, sorted(sent.items(), key=lambda one: -one[1])[:8]
     context.close()
 
 
