@@ -5,11 +5,13 @@ run (the first token changes, so nothing can be reused) on the WebAssembly and o
 JavaScript kernel, on the page's own thread; for pathfinding also the round trip through the worker
 and runs that reuse what has not changed. Then explorers in pages of the book (page_explorers.py): from a
 keystroke to the finished picture and to the painted frame, from a cold start to a live explorer, and
-what the page weighs; for pathfinding with the full-size model, and with edits. Medians over `--runs` runs.
+what the page weighs; for pathfinding with the full-size model, and with edits. Medians over `--runs` runs;
+cold starts over 50. About 4 minutes on an idle machine, after `make book`:
 
     OMP_NUM_THREADS=1 python benchmarks/page_engine.py --json benchmarks/page_engine.json
 
-`--only sorting` (or arithmetic, pathfinding, engine) measures that part anew and keeps the rest of the file.
+`--only sorting` (or another name of `page_explorers.EXPLORERS`, or engine) measures that part anew and keeps
+the rest of the file.
 `python -m tests.live.arithmetic_site DIR` makes a page of the arithmetic explorers alone, for
 `--site DIR --page page.html`.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import http.server
+import json
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,14 +145,55 @@ async (runs) => {
 """
 
 
+TYPING = """
+async (runs) => {
+  const place = document.querySelector("PLACE");
+  const { frame } = place.miLive;
+  const input = place.querySelector("input[type=text]");
+  const texts = TEXTS;
+  const picture = [];
+  const painted = [];
+  for (let i = 0; i < runs + 20; i++) {
+    input.value = texts[i % texts.length];
+    await new Promise((resolve) => setTimeout(resolve, 7 * (i % 5)));
+    const before = frame.state;
+    const begun = performance.now();
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+    const drawn = performance.now() - begun;
+    await new Promise((resolve) => requestAnimationFrame(() => {
+      const line = new MessageChannel();
+      line.port1.onmessage = resolve;
+      line.port2.postMessage(0);
+    }));
+    if (frame.state === before) throw new Error("the state did not follow");
+    if (i < 20) continue;
+    picture.push(drawn);
+    painted.push(performance.now() - begun);
+  }
+  return { "keystroke to picture": picture, "keystroke to painted frame": painted };
+}
+"""
+
+
+def typing(place: str, texts: list[str]) -> str:
+    """The program for an explorer that draws in the same task: these texts, typed in turn."""
+    return TYPING.replace("PLACE", place).replace("TEXTS", json.dumps(texts))
+
+
 class Measured(NamedTuple):
-    """An explorer: its page, a program (runs) -> {name: milliseconds of each run}, bars of medians and bytes."""
+    """An explorer: its page, a program (runs) -> {name: milliseconds of each run}, bars of medians and bytes.
+
+    place: the explorer's element, if it is not the first of its page. loads: cold starts.
+    """
 
     page: str
     program: str
     bars: dict[str, float]
+    place: str = ""
+    loads: int = 50
 
 
+TYPED_BARS = {"keystroke to picture": 50.0, "keystroke to painted frame": 50.0}
 PAGE_BARS = {"cold start to live explorer": 1500.0, "page without model weights, gzip": 700_000}
 EXPLORERS = {
     "sorting": Measured(
@@ -163,6 +205,30 @@ EXPLORERS = {
             **PAGE_BARS,
             "model weights at first": 300_000,
         },
+    ),
+    "start": Measured(
+        "book/start.html",
+        SORTING,
+        {**TYPED_BARS, **PAGE_BARS, "model weights at first": 300_000},
+    ),
+    "toolbox": Measured(
+        "book/toolbox.html",
+        typing("#mi-toolbox", ["bdafb", "cedf", "acebac", "fdbf", "eabce"]),
+        {**TYPED_BARS, **PAGE_BARS},
+    ),
+    "own_study": Measured(
+        "book/own_study.html",
+        typing("#mi-model", ["3 1 4 1 5 2 SEP 2 5", "7 0 0 2 6 1 SEP 1", "1 2 3 4 5 6 SEP 6 5 4"]),
+        {**TYPED_BARS, "page without model weights, gzip": 700_000},
+        "#mi-model",
+        1,
+    ),
+    "algorithm": Measured(
+        "book/arithmetic.html",
+        typing("#mi-algorithm", ["445+555", "12345+67899", "999+1", "5006+4994"]),
+        TYPED_BARS,
+        "#mi-algorithm",
+        1,
     ),
     "arithmetic": Measured(
         "book/arithmetic.html",
@@ -232,7 +298,7 @@ def measure_explorer(
         cold: list[float] = []
         weights: dict[str, int] = {}
         times: dict[str, list[float]] = {}
-        for i in range(runs):
+        for i in range(min(runs, asked.loads)):
             context = browser.new_context(viewport={"width": 1280, "height": 900})  # its cache is empty
             page = context.new_page()
             page.set_default_timeout(120_000)
@@ -243,6 +309,9 @@ def measure_explorer(
             if i == 0:
                 page.on("response", lambda r, into=bodies: into.append(r))
             page.goto(address, wait_until="load")
+            if asked.place:  # it starts when it comes near
+                page.locator(asked.place).scroll_into_view_if_needed()
+                page.wait_for_selector(f"{asked.place}[data-mi-live=ready]")
             page.wait_for_function("window.miReady")
             cold.append(page.evaluate("miReady"))
             if i == 0:
@@ -252,7 +321,8 @@ def measure_explorer(
             context.close()
         httpd.shutdown()
     milliseconds = {what: summary(some) for what, some in times.items()}
-    milliseconds["cold start to live explorer"] = summary(cold)
+    if not asked.place:  # one further down starts when the reader comes there
+        milliseconds["cold start to live explorer"] = summary(cold)
     return {"page": page_name, "milliseconds": milliseconds, "bytes": weights}
 
 
@@ -270,7 +340,7 @@ def weigh(responses: list[Any]) -> dict[str, int]:
         if response.url.endswith(".bin"):
             out["model weights at first"] += len(body)
             continue
-        packed = response.url.endswith((".woff2", ".png"))
+        packed = response.url.split("?")[0].endswith((".woff2", ".woff", ".png"))
         out["page without model weights, files"] += len(body)
         out["page without model weights, gzip"] += len(body) if packed else len(gzip.compress(body, 6))
     return out

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 STUDIES = Path(__file__).parent / "studies"
-RESERVED = ("add", "base", "own", "places")
+RESERVED = ("add", "again", "base", "own", "places")
 
 
 def create(name: str, folder: Path = STUDIES) -> Path:

@@ -5,7 +5,7 @@
 2. The theme brings its icons twice. Fonts draw them; a script of 1.5 MB (543 kB compressed) that would
    draw them again as SVG, and follows every change of a live figure, is taken out of the finished
    pages. So are the tags that preload fonts: opened as a file, a page logs an error for each. Pages
-   with a live explorer ask for its script in their head.
+   with a live explorer ask for its scripts in their head.
 3. A Jupyter widget without HTML of its own would leave a blank place, and its state would weigh on the
    page: the place gets the label "needs a kernel", the state is left out. Notebook progress bars vanish.
 4. The pages in `book/api/` hold the line `<!-- api -->`; it becomes one section for every module of
@@ -242,10 +242,11 @@ PRELOAD = re.compile(
 def finished_page(text: str, root: str) -> str:
     """A finished page's HTML without what only costs, and with the explorers' script asked for early."""
     text = PRELOAD.sub("", text)
-    script = f'<script async src="{root}_static/mi-lab-live.js"></script>'
-    if 'data-mi-live="waiting"' in text and script not in text:
-        text = text.replace("</head>", f"{script}\n</head>", 1)
-    return text
+    kinds = sorted(set(re.findall(r'data-mi-live="waiting" data-mi-kind="(\w+)"', text)))
+    names = ["mi-lab-live", *(f"mi-lab-live-{kind}" for kind in kinds)] if kinds else []
+    tags = [f'<script async src="{root}_static/{name}.js"></script>\n' for name in names]
+    missing = "".join(tag for tag in tags if tag not in text)
+    return text.replace("</head>", f"{missing}</head>", 1)
 
 
 def _finish_pages(app: Sphinx, exception: Exception | None) -> None:

@@ -1,9 +1,8 @@
-"""Models, edits and the engine itself, on their way into a page.
+"""Models, edits and golden cases on their way into a page. Its scripts: `mi_lab.live.scripts`.
 
     data = to_bytes([model], vocab=task.vocab)           # the page's model file: fp16, checked by SHA-256
     text = to_script(data)                               # the same for pages opened from a folder
     cases = golden(model, tokens, edits={"L0H1 off": [{"node": "L0H1", "value": 0}]})
-    engine = bundle()                                    # all modules of `mi_lab/live/js` in one script
 
 Edits of the page are plain JSON, a list of
 
@@ -265,87 +264,3 @@ def golden(
 
 def _packed(x: Tensor) -> dict[str, Any]:
     return {"shape": list(x.shape), "base64": base64.b64encode(_raw(x, "float32")).decode()}
-
-
-EXPLORERS = SOURCES / "explorers/start.js"
-
-
-def page_script() -> str:
-    """The engine and all explorers as the one script of a book: it turns every waiting place of the
-    page (`live.live_explorer`) into an explorer.
-    """
-    # an async script may run while the page is still read: a place could stand there without its state
-    return bundle([EXPLORERS]) + (
-        'if (document.readyState === "loading") '
-        'document.addEventListener("DOMContentLoaded", () => miLab.upgradeAll());\nelse miLab.upgradeAll();\n'
-    )
-
-
-def widget_module() -> str:
-    """The same as the ES module of an anywidget."""
-    return bundle([EXPLORERS]) + "export default { render: globalThis.miLab.render };\n"
-
-
-# ---- the engine as one script ---------------------------------------------------------------------
-
-_IMPORT = re.compile(r'^import \{([^}]*)\} from "(\.\.?/[\w./]+)";\n', re.M)
-_REEXPORT = re.compile(r'^export \{([^}]*)\} from "(\.\.?/[\w./]+)";\n', re.M)
-_DECLARED = re.compile(r"^(?:export )?(?:async )?(?:function|const|let|class) \[?(\w+)(?:, (\w+)\])?", re.M)
-
-_SPAWN = """
-function spawn() {
-  const text = `(${miLabEngine})().serve(globalThis);`;
-  const url = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
-  const worker = new Worker(url);
-  setTimeout(() => URL.revokeObjectURL(url), 60000);
-  return worker;
-}
-"""
-
-
-def bundle(extra: Sequence[Path] = ()) -> str:
-    """The engine (and the modules `extra`, which may import it) as one classic script, for pages
-    opened from a folder and for outputs: sets `globalThis.miLab` to what `index.js` exports.
-
-    The script starts its worker from its own text. Nothing is minified: the reader can read it.
-    Raises ValueError if two modules use one name at the top, or an import it can't follow.
-    """
-    order: list[Path] = []
-    names: list[str] = []
-
-    def visit(path: Path) -> None:
-        if path in order:
-            return
-        text = path.read_text("utf8")
-        for _, target in [*_IMPORT.findall(text), *_REEXPORT.findall(text)]:
-            if target != "./spawn.js":
-                visit((path.parent / target).resolve())
-        order.append(path)
-
-    further = [path.resolve() for path in extra]
-    for path in (SOURCES / "serve.js", SOURCES / "index.js", *further):
-        visit(path.resolve())
-    parts = []
-    seen: dict[str, str] = {"spawn": "spawn.js"}
-    for path in order:
-        text = path.read_text("utf8")
-        if path.name == "index.js" or path in further:
-            names += [x.strip() for group, _ in _REEXPORT.findall(text) for x in group.split(",")]
-            names += re.findall(r"^export (?:async )?(?:function|const|class) (\w+)", text, re.M)
-        text = _REEXPORT.sub("", _IMPORT.sub("", text))
-        for name in filter(None, (name for pair in _DECLARED.findall(text) for name in pair)):
-            if name in seen:
-                raise ValueError(
-                    f"{path.name} and {seen[name]} both declare {name}: a bundle needs one of each"
-                )
-            seen[name] = path.name
-        text = re.sub(r"^export (?=async|function|const|class|let)", "", text, flags=re.M)
-        if re.search(r"^(?:import|export)\b", text, re.M) or "import.meta" in text:
-            raise ValueError(f"{path.name} has an import or export that a bundle can't hold")
-        parts.append(f"// ---- {path.name}\n{text.strip()}\n")
-    body = "\n".join([_SPAWN, *parts])
-    exports = ", ".join(sorted({"serve", *filter(None, names)}))
-    return (
-        f'(function () {{\nfunction miLabEngine() {{\n"use strict";\n{body}\nreturn {{ {exports} }};\n}}\n'
-        "globalThis.miLab = miLabEngine();\n})();\n"
-    )

@@ -5,8 +5,9 @@ One component (`mi_lab/live/js/explorers`) has two homes:
 - in Jupyter and Colab it is a real widget (anywidget) whose traits are the fields of its state:
   observe them, set them, link them with ipywidgets. Models come from the kernel when they are wanted.
 - in the built book the same object is HTML: a still picture, the state as JSON and a few lines that
-  load the book's one script, `_static/mi-lab-live.js`. It needs no kernel and no network; models
-  are files beside the page, loaded when they are wanted, and it works opened from a folder.
+  load the book's one script, `_static/mi-lab-live.js`, and beside it this explorer's part. It needs no
+  kernel and no network; models are files beside the page, loaded when they
+  are wanted, and it works opened from a folder.
 
 A study describes its explorer by a `Live` and passes it to `live_explorer`.
 """
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_lab.live import export
+from mi_lab.live import export, scripts
 
 SCRIPT = "_static/mi-lab-live.js"
 MODELS = "_static/mi-lab-models"
@@ -42,7 +43,7 @@ _LOADER = """
 class Live:
     """What an explorer needs.
 
-    kind: the component, a key of EXPLORERS in explorers/start.js. name: of the explorer in links, the
+    kind: the component, one of `scripts.KINDS`. name: of the explorer in links, the
     same at every run. spec: JSON for the component. state: the first state, by field. check(state)
     returns a whole and possible state or raises ValueError with one sentence; it may move fields
     that depend on others. model_file(key): a model for the page (`export.to_bytes`), ValueError for an
@@ -62,22 +63,25 @@ class Live:
 
 def page_html(live: Live, state: Mapping[str, Any], *, inline_script: str | None = None) -> str:
     """The explorer in a static page. inline_script: the script itself, for one-file pages."""
-    data = {"kind": live.kind, "id": live.name, "spec": live.spec, "state": state}
+    data = {"id": live.name, "spec": live.spec, "state": state}
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     loader = _LOADER % {"script": SCRIPT} if inline_script is None else inline_script
     still = live.still(state)._repr_html_()
     return (
-        f'<div class="mi-live mi-live-place" data-mi-live="waiting" id="{html.escape(live.name)}">'
+        f'<div class="mi-live mi-live-place" data-mi-live="waiting" data-mi-kind="{live.kind}" '
+        f'id="{html.escape(live.name)}">'
         f'<div class="mi-live-still">{still}</div>'
         f'<script type="application/json">{text}</script></div><script>{loader}</script>'
     )
 
 
 def write_script(folder: Path) -> Path:
-    """The one script of a book's explorers, as FOLDER/mi-lab-live.js."""
+    """The script of a book's explorers, as FOLDER/mi-lab-live.js, and beside it a part for each kind."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / Path(SCRIPT).name
-    path.write_text(export.page_script(), "utf8")
+    path.write_text(scripts.page_script(), "utf8")
+    for kind in scripts.KINDS:
+        path.with_stem(f"{path.stem}-{kind}").write_text(scripts.part_script(kind), "utf8")
     return path
 
 
@@ -141,9 +145,17 @@ def live_explorer(live: Live) -> Any:
     if os.environ.get("MI_LAB_STATIC"):
         return StaticExplorer(live)
     try:
-        return _widget_class(tuple((name, type(value).__name__) for name, value in live.state.items()))(live)
+        fields = tuple((name, type(value).__name__) for name, value in live.state.items())
+        return _widget_class(live.kind, fields)(live)
     except ImportError:
         return StaticExplorer(live)
+
+
+def _for_kernel(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec without the models in it: a widget asks the kernel for them, and its state stays small."""
+    if "weights" not in spec:
+        return dict(spec)
+    return {**spec, "weights": {name: x for name, x in spec["weights"].items() if name != "inline"}}
 
 
 def _changed(live: Live, state: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,21 +165,26 @@ def _changed(live: Live, state: Mapping[str, Any], changes: Mapping[str, Any]) -
 
 
 @functools.cache
-def _widget_class(kinds: tuple[tuple[str, str], ...]) -> type:
-    """An anywidget with a synchronised trait for every (field, type of its first value)."""
+def _widget_class(kind: str, kinds: tuple[tuple[str, str], ...]) -> type:
+    """An anywidget of this kind with a synchronised trait for every (field, type of its first value)."""
     import anywidget
     import traitlets
 
     fields = [name for name, _ in kinds]
 
     class LiveExplorer(anywidget.AnyWidget):
-        _esm = export.widget_module()
+        _esm = scripts.widget_module(kind)
         _live = traitlets.Dict().tag(sync=True)
 
         def __init__(self, live: Live) -> None:
             self.live = live
             self._settling = True
-            shown = {"kind": live.kind, "id": live.name, "spec": dict(live.spec), "fields": list(fields)}
+            shown = {
+                "kind": live.kind,
+                "id": live.name,
+                "spec": _for_kernel(live.spec),
+                "fields": list(fields),
+            }
             super().__init__(_live=shown, **live.check(live.state))
             self._settling = False
             self.observe(self._settle, names=list(fields))
@@ -233,7 +250,7 @@ def _widget_class(kinds: tuple[tuple[str, str], ...]) -> type:
             return {**data, "text/plain": repr(self), "text/html": html_form}, metadata
 
     trait_of = {"int": traitlets.Int, "list": traitlets.List, "str": traitlets.Unicode}
-    traits = {name: trait_of[kind]().tag(sync=True) for name, kind in kinds}
+    traits = {name: trait_of[type_]().tag(sync=True) for name, type_ in kinds}
     # the traits come first, so that the validator above finds them
     base = type("Fields", (anywidget.AnyWidget,), {**traits, "_esm": "export default {}"})
     return type("LiveExplorer", (LiveExplorer, base), {"__module__": __name__})

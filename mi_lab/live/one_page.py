@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from mi_lab.live import export
-from mi_lab.live.live_explorer import Live, page_html
+from mi_lab.live import generic, scripts
+from mi_lab.live.live_explorer import page_html
 from mi_lab.model import Transformer
 
 _LIGHT = {
@@ -38,16 +36,6 @@ def _style() -> str:
     return f":root {{ color-scheme: light dark; {light} }} {night} {_STYLE}"
 
 
-class _Still:
-    def _repr_html_(self) -> str:
-        return "<p>The model in this page needs JavaScript.</p>"
-
-
-def _typable(word: str) -> str:
-    """A word that can stand between spaces: "\u2423" for white space, "\u2205" for nothing."""
-    return "".join("\u2423" if c.isspace() else c for c in word) or "\u2205"
-
-
 def one_page(
     model: Transformer,
     *,
@@ -67,41 +55,17 @@ def one_page(
     are stored. The page asks for nothing outside. Raises ValueError for two equal words and for
     tokens that don't fit.
     """
-    config = model.config
-    size = max(config.d_vocab, config.vocab_out)
-    words = list(map(str, range(size))) if vocab is None else list(vocab)
-    words += list(map(str, range(len(words), size)))
-    words = [_typable(word) for word in words]
-    if len(set(words)) < len(words):
-        raise ValueError("two tokens have the same word")
-    first = torch.as_tensor([0] if tokens is None else tokens).tolist()
-    if not 1 <= len(first) <= config.n_ctx or not all(0 <= t < config.d_vocab for t in first):
-        raise ValueError(f"the page begins with 1 to {config.n_ctx} tokens from 0 to {config.d_vocab - 1}")
-    data = export.to_bytes([model], dtype=dtype, vocab=words)
-    state = {
-        "tokens": " ".join(words[t] for t in first),
-        "position": len(first) - 1 if position is None else position,
-        "layer": config.n_layers - 1,
-        "off": [],
-    }
-    spec = {
-        "config": config.to_dict(),
-        "vocab": words,
-        "python": list(python),
-        "weights": {"inline": {"model": base64.b64encode(data).decode()}},
-        "title": title,
-    }
-    live = Live(
-        kind="generic",
-        name="mi-model",
-        spec=spec,
-        state=state,
-        check=dict,
-        model_file=lambda key: data,
-        look=lambda at: None,
-        still=lambda at: _Still(),
+    live = generic.describe(
+        model,
+        title=title,
+        tokens=[0] if tokens is None else tokens,
+        position=position,
+        vocab=vocab,
+        python=python,
+        dtype=dtype,
     )
-    body = page_html(live, state, inline_script=export.page_script().replace("</script", "<\\/script"))
+    script = scripts.file_script("generic").replace("</script", "<\\/script")
+    body = page_html(live, live.state, inline_script=script)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

@@ -5,8 +5,11 @@ separated as in PATH), or call `add(folder)`. They are then `mi_lab.studies.NAME
 `mi-lab`, and what they publish is in the zoo.
 """
 
+import importlib
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 __path__.extend(filter(None, os.environ.get("MI_LAB_STUDIES", "").split(os.pathsep)))
 
@@ -25,3 +28,12 @@ def places() -> tuple[Path, ...]:
 def own() -> tuple[str, ...]:
     """Studies that stand outside the package: folders with claims, `claims.py` or `claims/`."""
     return tuple(sorted({path.parent.name for place in places()[1:] for path in place.glob("*/claims*")}))
+
+
+def again(name: str) -> ModuleType:
+    """A study's module with its files read anew: after editing them in a running notebook."""
+    inside = f"{__name__}.{name}"
+    for module in [module for module in sys.modules if module == inside or module.startswith(f"{inside}.")]:
+        del sys.modules[module]
+    importlib.invalidate_caches()
+    return importlib.import_module(inside)

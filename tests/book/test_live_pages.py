@@ -29,8 +29,13 @@ def test_finished_pages_ask_for_the_explorers_script_early():
         finish(page, "../")
         == '<head><link href="../_static/vendor/fontawesome/6.5.2/css/all.min.css"></head>'
     )
-    live = finish(page + '<div data-mi-live="waiting">', "../")
-    assert '<script async src="../_static/mi-lab-live.js"></script>\n</head>' in live
+    place = '<div data-mi-live="waiting" data-mi-kind="{}">'
+    live = finish(page + place.format("sorting") + place.format("algorithm"), "../")
+    tags = "".join(
+        f'<script async src="../_static/mi-lab-live{part}.js"></script>\n'
+        for part in ("", "-algorithm", "-sorting")
+    )
+    assert f"{tags}</head>" in live
     assert finish(live, "../") == live
 
 
@@ -64,6 +69,11 @@ def test_icon_fonts_keep_the_icons_that_pages_name(tmp_path):
     css = (folder / "css/all.min.css").read_text()
     assert "woff2" not in css
     assert "truetype" not in css
+    assert ".fa-bars:before" in css
+    assert ".fa-github:before" in css
+    assert ".fa-acorn" not in css
+    assert css.count(":before{content") < 10
+    assert len(css) < 30_000
     solid, brands = (folder / f"webfonts/fa-{name}.woff" for name in ("solid-900", "brands-400"))
     assert solid.stat().st_size + brands.stat().st_size < 5_000
     assert 0xF0C9 in tools.TTFont(solid).getBestCmap()

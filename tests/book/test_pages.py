@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,6 +17,7 @@ PAGES = pages() or ["index.html"]
 BOOK_PAGES = [page for page in PAGES if page.startswith("book/")]
 MAX_HTML = 1_500_000  # bytes of one page's HTML
 MAX_PAGE = 6_000_000  # bytes of a page with everything it loads; fonts and scripts are cached after the first
+MAX_SENT = 700_000  # bytes of a chapter as it travels, compressed, without its models
 PATIENCE = 120_000  # milliseconds: a busy machine is no defect of the page
 TALLEST = 4_000  # pixels of a page in its photograph
 LOADING_TAGS = {
@@ -69,9 +71,6 @@ def visit(browser, url: str, *, settle: bool = False, **options) -> tuple:
     page.on("request", lambda r: wrong.append(f"foreign: {r.url}") if is_foreign(r.url) else None)
     page.goto(url, wait_until="networkidle" if settle else "load")
     page.evaluate("document.fonts.ready")
-    if page.locator(".math").count():
-        page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
-        page.evaluate("MathJax.startup.promise")
     return page, wrong
 
 
@@ -145,6 +144,28 @@ def test_page_is_light(name, browser, server, html):
     context.close()
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in BOOK_PAGES if (ROOT / name).with_suffix(".ipynb").exists()]
+)
+def test_a_chapter_travels_light(name, browser, server):
+    """What a server sends that compresses text, fonts and scripts included, models left out."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    answers: list = []
+    page.on("response", answers.append)
+    page.goto(f"{server}/{name}", wait_until="networkidle")
+    sent = {}
+    for answer in answers:
+        place = urlsplit(answer.url)
+        if place.scheme in ("http", "https") and not place.path.endswith(".bin"):
+            body = answer.body()
+            packed = place.path.endswith((".woff", ".woff2", ".png"))
+            sent[place.path] = len(body) if packed else len(gzip.compress(body, 6))
+    assert sum(sent.values()) <= MAX_SENT, sorted(sent.items(), key=lambda one: -one[1])[:8]
+    context.close()
+
+
 # Elements that stick out to the right and that no ancestor clips: the culprits of a horizontal scroll.
 WIDE_ELEMENTS = """width => {
     const hides = e => { for (let p = e.parentElement; p; p = p.parentElement)
@@ -191,8 +212,14 @@ def test_mathematics_is_typeset_without_a_network(browser, server):
             continue
         page, _ = visit(browser, f"{server}/{name}")
         formulas = page.locator(".math").count()
-        assert page.locator("mjx-container").count() >= formulas > 0, name
-        assert page.locator("mjx-merror, [data-mjx-error]").count() == 0, name
+        assert (
+            page.locator(".math .katex-html").count() == page.locator(".math math").count() == formulas > 0
+        ), name
+        assert page.locator(".katex-error").count() == 0, name
+        assert page.evaluate(
+            "[...document.fonts].some(f => f.family === 'KaTeX_Main' && f.status === 'loaded')"
+        ), name
+        assert page.evaluate("typeof MathJax") == "undefined"
         page.context.close()
         seen += 1
     assert seen, "no page has a formula: this test sees nothing"

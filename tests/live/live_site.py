@@ -10,7 +10,7 @@ from mi_lab.studies.sorting import live
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = (
     "paper-0-6000", "paper-0-5000", "paper-0-4000", "paper-0-1000", "paper-0-800", "paper-0-1250",
-    "paper-0-0", "paper-3-1000", "paper-3-6000", "window_20-0-6000", "window_20-7-6000",
+    "paper-0-0", "paper-3-1000", "paper-3-6000", "window_20-0-6000", "window_20-7-6000", "window_30-0-6000",
 )  # fmt: skip
 
 

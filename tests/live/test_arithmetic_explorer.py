@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from mi_lab.live import export
+from mi_lab.live import scripts
 from mi_lab.run import Node
 from mi_lab.studies.arithmetic import interchanges, live, live_scans, live_state
 from tests.book.built import SCREENSHOTS
@@ -212,7 +212,7 @@ def test_accessible_fitting_and_photographed(name, open_page, tools):
 
 def test_as_a_widget_with_models_from_the_kernel(open_page, folder):
     """The anywidget's view on a model with the front end's interface."""
-    (folder / "widget.js").write_text(export.widget_module())
+    (folder / "widget.js").write_text(scripts.widget_module("arithmetic"))
     page = open_page()
     described = live.describe(model=SMALL)
     fields = list(described.state)

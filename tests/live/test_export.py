@@ -1,4 +1,4 @@
-"""Model files, the page's edits as torch's, and the bundle."""
+"""Model files and the page's edits as torch's."""
 
 from __future__ import annotations
 
@@ -171,26 +171,3 @@ def test_golden_is_what_torch_says_of_the_stored_weights():
     assert torch.equal(data.reshape(case["logits"]["shape"]), want)
     assert case["activations"]["ln_final"]["shape"] == [1, 5, 8]
     assert export.file_sha256(base64.b64decode(found["model"])) == found["sha256"]
-
-
-def test_bundle_is_one_script_that_can_stand_in_a_page(tmp_path):
-    text = export.bundle()
-    assert "</" not in text  # it would end the script that it stands in
-    assert not re.search(r"^\s*(import|export)\b", text, re.M)
-    assert "import.meta" not in text
-    assert len(text.encode()) < 130_000
-    extra = export.SOURCES / "not_there.js"
-    with pytest.raises(FileNotFoundError):
-        export.bundle([extra])
-
-
-def test_bundle_takes_further_modules_and_refuses_what_it_can_not_hold(tmp_path):
-    more = tmp_path / "more.js"
-    more.write_text("export function explorer() {\n  return argmax([1, 2]);\n}\n")
-    assert re.search(r"return \{ .*\bexplorer\b.* \};", export.bundle([more]))
-    more.write_text("export function softmax() {}\n")
-    with pytest.raises(ValueError, match="both declare softmax"):
-        export.bundle([more])
-    more.write_text('import x from "elsewhere";\n')
-    with pytest.raises(ValueError, match="import or export"):
-        export.bundle([more])

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from mi_lab.live import export
+from mi_lab.live import export, scripts
 from tests.book.test_pages import is_foreign
 from tests.live.goldens import NAMES
 
@@ -89,7 +89,7 @@ def test_golden_cases_in_a_worker(name, page, site):
 def test_one_file_opened_from_a_folder(where, page, allowed, golden_folder, tmp_path):
     allowed.append("ERR_FILE_NOT_FOUND")  # it asks for a model that is not there
     golden = json.loads((golden_folder / "arithmetic.json").read_text())
-    (tmp_path / "lab.js").write_text(export.bundle())
+    (tmp_path / "lab.js").write_text(scripts.bundle())
     (tmp_path / "golden.js").write_text(f"globalThis.golden = {json.dumps(golden)};")
     (tmp_path / "model.js").write_text(export.to_script(base64.b64decode(golden["model"])))
     (tmp_path / "page.html").write_text(
@@ -122,7 +122,7 @@ def test_page_that_forbids_workers_and_webassembly_still_runs(page, allowed, gol
     (tmp_path / "page.html").write_text(
         f'<!doctype html><meta charset="utf-8"><title>strict</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<script>{export.bundle()}</script><script>globalThis.golden = {golden};</script>"
+        f"<script>{scripts.bundle()}</script><script>globalThis.golden = {golden};</script>"
     )
     page.goto((tmp_path / "page.html").as_uri())
     result = page.evaluate(f"() => ({IN_WORKER})([miLab, golden, 'auto'])")

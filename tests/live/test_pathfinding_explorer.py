@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from mi_lab.live import export, live_explorer
+from mi_lab.live import live_explorer, scripts
 from mi_lab.studies import pathfinding as study
 from mi_lab.studies.pathfinding import live, live_edits
 from mi_lab.studies.pathfinding.circuit import CLASSES, relations
@@ -610,7 +610,7 @@ def test_as_a_widget_with_models_from_the_kernel(open_page, folder):
 
     from tests.live.test_sorting_explorer import MODEL
 
-    (folder / "widget.js").write_text(export.widget_module())
+    (folder / "widget.js").write_text(scripts.widget_module("pathfinding"))
     page = open_page()
     described = live.describe()
     spec = {

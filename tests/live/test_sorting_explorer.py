@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mi_lab.circuits import ov_circuit, qk_circuit
-from mi_lab.live import export, live_explorer
+from mi_lab.live import export, live_explorer, scripts
 from mi_lab.studies.sorting import live
 from tests.book.built import SCREENSHOTS
 from tests.book.test_pages import is_foreign
@@ -178,6 +178,23 @@ def test_by_mouse(open_page):
     box.get_by_role("button", name="New list").first.click()
     assert state_of(page)["list"] != before
     agree(numbers(page), live.look(state_of(page)["list"]))
+
+
+def test_the_gap_has_a_slider_over_the_sweep(open_page):
+    page = open_page()
+    box = page.locator("#mi-sorting")
+    slider = box.get_by_label("mean gap", exact=True)
+    assert slider.get_attribute("aria-valuetext") == "4.7"
+    slider.focus()
+    for gap, model in (("2.8", "window_30"), ("1.9", "window_20")):
+        page.keyboard.press("ArrowLeft")
+        assert slider.get_attribute("aria-valuetext") == gap
+        agree(numbers(page), live.look(model=model))
+    box.get_by_role("button", name="next mean gap").click()
+    assert state_of(page)["model"] == "window_30"
+    assert box.get_by_label("model", exact=True).input_value() == "window_30"
+    page.evaluate(f"{EXPLORER}.frame.set({{ model: 'paper' }})")
+    assert slider.get_attribute("aria-valuetext") == "4.7"
 
 
 def test_by_keyboard(open_page):
@@ -385,7 +402,7 @@ def test_as_a_widget_with_models_from_the_kernel(open_page, folder):
     """The anywidget's view on a model with the front end's interface."""
     import base64
 
-    (folder / "widget.js").write_text(export.widget_module())
+    (folder / "widget.js").write_text(scripts.widget_module("sorting"))
     page = open_page()
     described = live.describe()
     spec = {

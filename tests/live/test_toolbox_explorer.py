@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mi_lab.handmade import HEADS, TABLES
-from mi_lab.live import export, live_explorer
+from mi_lab.live import live_explorer, scripts
 from mi_lab.toolbox import live
 from tests.book.built import SCREENSHOTS
 from tests.book.test_pages import is_foreign
@@ -258,6 +258,12 @@ def test_by_keyboard(open_page):
     assert state_of(page)["cells"] != ["L1H0.ov.a.a=-2.5", "L1H0.ov.a.f=1"]
     page.keyboard.press("Control+Shift+Z")
     assert state_of(page)["cells"][0] == "L1H0.ov.a.a=-2.5"
+    # what was done, and what it led to, in one breath
+    page.wait_for_function(
+        """() => /^Done again\\. To \u201ccedc\u201d the model adds/.test(
+            document.querySelector('#mi-toolbox [role=status]').textContent)""",
+        polling=100,  # by the clock: frames may stand still while the machine is busy
+    )
 
 
 @pytest.mark.parametrize(
@@ -394,7 +400,7 @@ def test_accessible_fitting_and_photographed(look, open_page, tools):
 
 def test_as_a_widget_the_traits_follow(open_page, folder):
     """The anywidget's view on a model with the front end's interface."""
-    (folder / "widget.js").write_text(export.widget_module())
+    (folder / "widget.js").write_text(scripts.widget_module("toolbox"))
     page = open_page()
     described = live.describe()
     shown = {"kind": "toolbox", "id": "mi-w", "spec": described.spec, "fields": list(described.state)}

@@ -83,6 +83,18 @@ def test_a_new_study_obeys_the_contract(fresh_study):
         fresh_study.task().encode("1,2")
 
 
+def test_an_edited_study_is_read_anew(fresh_study, tmp_path):
+    from mi_lab import studies
+
+    file = tmp_path / "fresh_parity/task.py"
+    file.write_text(file.read_text().replace("length: int = 4", "length: int = 16"))
+    assert studies.again("fresh_parity").task().length == 16
+    assert fresh_study.task().length == 4
+    from mi_lab.studies import fresh_parity as now  # type: ignore[attr-defined]
+
+    assert now.task().length == 16
+
+
 @pytest.mark.slow
 def test_a_new_study_trains_and_its_claim_is_reproduced_with_a_failing_control(fresh_study):
     verdict = verify(fresh_study.claims[0])
@@ -132,7 +144,7 @@ def test_studies_of_ones_own_are_known_and_the_packages_go_first(tmp_path, monke
         new_study.create("sorting", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["own", "base"])
+@pytest.mark.parametrize("name", ["own", "base", "again"])
 def test_a_name_of_the_package_itself_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match=r"a name of mi_lab\.studies itself"):
         new_study.create(name, tmp_path)

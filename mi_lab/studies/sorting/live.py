@@ -2,6 +2,7 @@
 
 study.live.explorer()                        # in a notebook a widget, in the book a page figure
 study.live.look("46,11,27,5,39,8,30,19,2,33", output=3, heads=("on", "mean"))
+study.live.hand_made()                       # the same with the sorters written down by hand
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from mi_lab.live import export
 from mi_lab.live.live_explorer import MODELS, Live, live_explorer, write_models
 from mi_lab.model import LayerNorm, Transformer
 from mi_lab.run import run
-from mi_lab.studies.sorting import measure
+from mi_lab.studies.sorting import circuit, hand_models, measure
 from mi_lab.studies.sorting.recipes import recipes
+from mi_lab.studies.sorting.task import SortingTask
 
 EXAMPLE = "46,11,27,5,39,8,30,19,2,33"
 OTHER = "12,40,3,25,50,7,18,36,29,44"
@@ -39,11 +41,14 @@ MODES = ("on", "zero", "mean", "patch")
 FOLDER = "sorting"  # below MODELS
 MEAN_LISTS = 400
 VIEWS = ("ov", "qk")
+LAST = 10**6  # a step behind all others: the end of training
 
 
 @functools.cache
 def steps_of(name: str) -> dict[int, tuple[int, ...]]:
-    """Published training steps of a model by seed; the last one is the end."""
+    """Published training steps of a model by seed; the last one is the end. A hand-made one has step 0."""
+    if name in hand_models.NAMES:
+        return {0: (0,)}
     known = zoo.names()
     out = {}
     for seed in measure.seeds_of(name):
@@ -56,12 +61,17 @@ def steps_of(name: str) -> dict[int, tuple[int, ...]]:
 def keys() -> list[str]:
     """The models of the page, as NAME-SEED-STEP."""
     return [
-        f"{name}-{seed}-{step}" for name in TEXTS for seed, steps in steps_of(name).items() for step in steps
+        f"{name}-{seed}-{step}"
+        for name in (*TEXTS, *hand_models.NAMES)
+        for seed, steps in steps_of(name).items()
+        for step in steps
     ]
 
 
 def model_at(name: str, seed: int, step: int) -> Transformer:
-    """A published model, trained to the end or not."""
+    """A published model, trained to the end or not, or a hand-made one."""
+    if name in hand_models.NAMES:
+        return hand_models.model(name)
     if step == recipes[name].steps:
         return measure.model(name, seed)
     return measure.model_at(name, seed, step)
@@ -69,7 +79,11 @@ def model_at(name: str, seed: int, step: int) -> Transformer:
 
 @functools.lru_cache(maxsize=16)
 def _means(name: str, seed: int, step: int) -> Values:
-    return mean_values(model_at(name, seed, step), measure.lists(measure.task_of(name), MEAN_LISTS, seed=71))
+    return mean_values(model_at(name, seed, step), measure.lists(_task(name), MEAN_LISTS, seed=71))
+
+
+def _task(name: str) -> SortingTask:
+    return measure.task_of("paper" if name in hand_models.NAMES else name)
 
 
 def model_file(key: str) -> bytes:
@@ -81,14 +95,20 @@ def model_file(key: str) -> bytes:
     return export.to_bytes(
         [model_at(*args)],
         means=[_means(*args)],
-        vocab=measure.task_of(name).vocab,
+        vocab=_task(name).vocab,
         provenance={"name": f"sorting/{name}", "seed": args[1], "step": args[2]},
     )
 
 
 def write(folder: Path) -> int:
     """All models of the page into FOLDER (a book's `_static/mi-lab-models`); how many were written."""
-    sources = [Path(__file__), Path(export.__file__), *_checkpoints()]
+    sources = [
+        Path(__file__),
+        Path(hand_models.__file__),
+        Path(circuit.__file__),
+        Path(export.__file__),
+        *_checkpoints(),
+    ]
     total = hashlib.sha256()
     for path in sources:
         total.update(path.read_bytes())
@@ -151,9 +171,9 @@ def look(
     precision. Raises ValueError for a state that the explorer would not take either.
     """
     state = check({**STATE, "list": list, "output": output, "heads": heads, "other": other, "model": model,
-                   "seed": seed, "step": recipes[model].steps if step is None else step})  # fmt: skip
+                   "seed": seed, "step": LAST if step is None else step})  # fmt: skip
     args = (state["model"], state["seed"], state["step"])
-    task = measure.task_of(state["model"])
+    task = _task(state["model"])
     network = export.as_stored(model_at(*args))
     means = Values(*(x.half().float() for x in _means(*args)))
     edit = export.to_run(network, edits_of(state["heads"], state["other"], task), means=means)
@@ -187,9 +207,9 @@ STATE: dict[str, Any] = {
 def check(state: Mapping[str, Any]) -> dict[str, Any]:
     """A whole and possible state: as `checkSorting` in the page. Raises ValueError with one sentence."""
     name = state["model"]
-    if name not in TEXTS:
-        raise ValueError(f"there is no model {name!r}; there are {', '.join(TEXTS)}")
-    task = measure.task_of(name)
+    if name not in (*TEXTS, *hand_models.NAMES):
+        raise ValueError(f"there is no model {name!r}; there are {', '.join((*TEXTS, *hand_models.NAMES))}")
+    task = _task(name)
     out = dict(state)
     for field in ("list", "other"):
         out[field] = ",".join(map(str, task.encode(state[field])[: task.length].tolist()))
@@ -203,7 +223,7 @@ def check(state: Mapping[str, Any]) -> dict[str, Any]:
     modes = tuple(state["heads"])
     if wrong := [mode for mode in modes if mode not in MODES]:
         raise ValueError(f"a head is {', '.join(MODES)}, not {wrong[0]!r}")
-    count = recipes[name].config.n_heads
+    count = _heads(name)
     out["heads"] = [*modes, *["on"] * count][:count]
     nodes = ["", *(f"L0H{head}" for head in range(count))]
     if state["node"] not in nodes:
@@ -220,20 +240,27 @@ def check(state: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _spec(title: str, try_this: str) -> dict[str, Any]:
+def _heads(name: str) -> int:
+    return 2 if name in hand_models.NAMES else recipes[name].config.n_heads
+
+
+def _spec(title: str, try_this: str, by_hand: bool) -> dict[str, Any]:
     task = measure.task_of("paper")
+    texts = {name: hand_models.text(name) for name in hand_models.NAMES} if by_hand else TEXTS
+    gaps = {name: round(measure.task_of(name).expected_gap, 1) for name in TEXTS if name != "no_decay"}
     models = [
         {
             "name": name,
             "text": text,
-            "heads": recipes[name].config.n_heads,
+            "heads": _heads(name),
             "seeds": {str(seed): [*steps] for seed, steps in steps_of(name).items()},
         }
-        for name, text in TEXTS.items()
+        for name, text in texts.items()
     ]
     return {
         "task": {"length": task.length, "numbers": task.n_numbers},
         "models": models,
+        "families": hand_models.families() if by_hand else [{"label": "mean gap", "values": gaps}],
         "weights": {"folder": f"{MODELS}/{FOLDER}", "bytes": len(model_file("paper-0-6000"))},
         "title": title,
         "tryThis": try_this,
@@ -245,9 +272,7 @@ def _still(state: Mapping[str, Any]) -> Any:
 
     heads = tuple(mode != "zero" for mode in state["heads"])
     network = model_at(state["model"], state["seed"], state["step"])
-    return draw_step(
-        step_through(state["list"], state["output"], heads, network, measure.task_of(state["model"]))
-    )
+    return draw_step(step_through(state["list"], state["output"], heads, network, _task(state["model"])))
 
 
 def explorer(**options: Any) -> Any:
@@ -259,26 +284,40 @@ def explorer(**options: Any) -> Any:
     return live_explorer(describe(**options))
 
 
+def hand_made(**options: Any) -> Any:
+    """The live explorer of the sorters written down by hand. options: as `describe`. Chapter: Start here."""
+    first = {
+        "name": "mi-hand-made",
+        "title": "A sorter written by hand",
+        "try_this": "blunt the attention (b down to 0.02) until it makes its first mistake, then set a head to zero.",
+    }
+    return live_explorer(describe(by_hand=True, **{**first, **options}))
+
+
 def describe(
     *,
     name: str = "mi-sorting",
     title: str = "The sorting model, live",
     try_this: str = "set head 1 to zero and step on: which numbers go wrong?",
+    by_hand: bool = False,
     **state: Any,
 ) -> Live:
     """What the explorer needs.
 
     name: its name in links; give each explorer of one page its own. try_this: what to do first.
-    state: fields to begin with, e.g. `heads=("on", "zero"), seed=3, step=250`. Raises ValueError.
+    by_hand: the sorters of `hand_models` instead of the trained ones. state: fields to begin with, e.g.
+    `heads=("on", "zero"), seed=3, step=250`. Raises ValueError.
     """
     if unknown := sorted(state.keys() - STATE.keys()):
         raise ValueError(f"there is no field {unknown[0]!r}; there are {', '.join(STATE)}")
+    if by_hand:
+        state = {"model": "hand_LN_1", "step": 0, "output": 4, **state}
     first = check({**STATE, **state})
     fields = ("list", "output", "heads", "other", "model", "seed", "step")
     return Live(
         kind="sorting",
         name=name,
-        spec=_spec(title, try_this),
+        spec=_spec(title, try_this, by_hand),
         state=first,
         check=check,
         model_file=model_file,

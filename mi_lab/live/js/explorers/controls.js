@@ -32,10 +32,10 @@ export function textField(frame, name, label, { hint, inputmode = "text", extra 
  * @param {string} label
  * @param {(state: import("./frame.js").State) => readonly number[]} options  may depend on the state
  * @param {(value: number, state: import("./frame.js").State) => string} text
- * @param {{change?: (value: number, state: import("./frame.js").State) => import("./frame.js").State}} [how]
- *   change: what a new value changes; default the field itself
+ * @param {{change?: (value: number, state: import("./frame.js").State) => import("./frame.js").State, placeOf?: (state: import("./frame.js").State) => number}} [how]
+ *   change: what a new value changes; default the field itself. placeOf: where the slider stands; default the field
  */
-export function slider(frame, name, label, options, text, { change = (value) => ({ [name]: value }) } = {}) {
+export function slider(frame, name, label, options, text, { change = (value) => ({ [name]: value }), placeOf = (state) => state[name] } = {}) {
   const id = `${frame.prefix}-${name}`;
   const input = h("input", {
     type: "range", id, min: "0", step: "1",
@@ -44,15 +44,16 @@ export function slider(frame, name, label, options, text, { change = (value) => 
   const output = h("output", { for: id });
   const move = (/** @type {number} */ by) => {
     const all = options(frame.state);
-    const at = all.indexOf(frame.state[name]) + by;
+    const at = all.indexOf(placeOf(frame.state)) + by;
     if (at >= 0 && at < all.length) frame.set(change(all[at], frame.state), { merge: name });
   };
   const arrow = (/** @type {string} */ sign, /** @type {string} */ what, /** @type {number} */ by) =>
     h("button", { type: "button", class: "mi-x-button mi-x-arrow", "aria-label": `${what} ${label}`, onclick: () => move(by) }, sign);
   const [back, on] = [arrow("\u2039", "previous", -1), arrow("\u203a", "next", 1)];
   const error = frame.field(name, input, {
-    show: (value, state) => {
+    show: (_, state) => {
       const all = options(state);
+      const value = placeOf(state);
       const at = all.indexOf(value);
       input.max = String(all.length - 1);
       input.value = String(at);

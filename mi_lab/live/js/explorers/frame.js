@@ -40,6 +40,7 @@ const TYPING_PAUSE = 500; // ms before an unfinished word is called wrong
 /** One explorer's frame. */
 export class Frame {
   #history;
+  #prelude = "";
   /** @type {Map<string, {control: Control, input: Element, error: HTMLElement}>} */
   #fields = new Map();
   /** @type {Map<string, ReturnType<typeof setTimeout>>} */
@@ -162,16 +163,16 @@ export class Frame {
     const state = this.#history.move(step);
     if (!state) return;
     for (const name of this.#fields.keys()) this.accept(name);
+    this.#done(step < 0 ? "Undone." : "Done again.");
     this.#become(state);
-    this.announce(step < 0 ? "Undone." : "Done again.");
   }
 
   /** Back to the first state; it can be undone. */
   reset() {
     for (const name of this.#fields.keys()) this.accept(name);
+    this.#done("Back to the first state.");
     this.set({ ...this.options.initial });
     this.#sync(true);
-    this.announce("Back to the first state.");
   }
 
   /**
@@ -221,7 +222,17 @@ export class Frame {
 
   /** Say something to a screen reader once the reader's hand rests. @param {string} text */
   announce(text) {
-    this.#later("announce", () => say(this.status, text), 350);
+    const whole = [this.#prelude, text].filter(Boolean).join(" ");
+    this.#later("announce", () => {
+      this.#prelude = "";
+      say(this.status, whole);
+    }, 350);
+  }
+
+  /** Said before what the new state shows, which would else be said instead of it. @param {string} text */
+  #done(text) {
+    this.#prelude = text;
+    this.announce("");
   }
 
   /** The address of exactly this state. */

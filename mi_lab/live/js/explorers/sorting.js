@@ -7,7 +7,7 @@ import { h, say } from "./dom.js";
 import { bars, drawing, headColour, heatMap, numberAxis, percent, short, strip } from "./draw.js";
 import { Frame } from "./frame.js";
 import { Shelf, sources } from "./shelf.js";
-import { checkSorting, SORTING_FIELDS, sortingKey, sortingPython, sortingRun } from "./sorting_run.js";
+import { alongFamily, checkSorting, SORTING_FIELDS, sortingKey, sortingPython, sortingRun } from "./sorting_run.js";
 
 /** @typedef {import("./link.js").State} State */
 /** @typedef {import("./sorting_run.js").SortingSpec} SortingSpec */
@@ -74,7 +74,14 @@ export class SortingExplorer {
     this.nodeError = frame.field("node", this.nodeBox, { show: () => {} });
     model.box.classList.add("mi-x-third");
     seed.box.classList.add("mi-x-small");
-    frame.controls.append(list.box, output.box, this.headsBox, headsError, other.box, model.box, seed.box, step.box);
+    const families = spec.families.map((family, i) => slider(frame, `family${i}`, family.label, () => alongFamily(family),
+      (x) => (Number.isFinite(x) ? String(x) : "another model"), {
+        placeOf: (state) => family.values[state.model] ?? NaN,
+        change: (x) => ({ model: Object.keys(family.values).find((name) => family.values[name] === x) }),
+      }));
+    const several = spec.models.some(({ seeds }) => Object.values(seeds).flat().length > 1);
+    frame.controls.append(list.box, output.box, this.headsBox, headsError, other.box, model.box, ...(several ? [seed.box, step.box] : []),
+      ...families.map(({ box }) => box));
     output.box.classList.add("mi-x-wide");
     // pictures
     this.attention = drawing("attention", (svg, width) => this.#drawAttention(svg, width));

@@ -10,6 +10,7 @@ import { FieldError } from "./frame.js";
  * @typedef {object} SortingSpec
  * @property {{length: number, numbers: number}} task
  * @property {{name: string, text: string, heads: number, seeds: Record<string, number[]>}[]} models  steps by seed
+ * @property {{label: string, values: Record<string, number>}[]} families  models along one number: a slider each
  * @property {{folder?: string, bytes?: number, inline?: Record<string, string>}} weights
  * @property {string} [title]
  * @property {string} [tryThis]
@@ -79,6 +80,15 @@ export function checkSorting(raw, spec) {
     list, output: whole("output", 1, task.length), heads, other, model: model.name, seed, step, node, view: raw.view,
     row: whole("row", 0, task.numbers - 1), column: whole("column", 0, task.numbers - 1),
   };
+}
+
+/**
+ * The models that lie on a slider with this one, by its number.
+ * @param {SortingSpec["families"][number]} family
+ * @returns {number[]}
+ */
+export function alongFamily({ values }) {
+  return Object.values(values).sort((a, b) => a - b);
 }
 
 /** The key of a state's model: also its file's name. @param {State} state */

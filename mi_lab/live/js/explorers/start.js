@@ -1,18 +1,46 @@
 /** Where explorers begin: in the places of a built page, and as anywidgets. */
 
-import { AlgorithmExplorer } from "./algorithm.js";
-import { ArithmeticExplorer } from "./arithmetic.js";
-import { GenericExplorer } from "./generic.js";
-import { PathfindingExplorer } from "./pathfinding.js";
-import { SortingExplorer } from "./sorting.js";
 import { h } from "./dom.js";
 import { sameState } from "./link.js";
-import { ToolboxExplorer } from "./toolbox.js";
 
 /** @typedef {import("./link.js").State} State */
 
-/** @type {Record<string, any>} Kinds of explorers: (root, spec, initial state, options). */
-export const EXPLORERS = { algorithm: AlgorithmExplorer, arithmetic: ArithmeticExplorer, generic: GenericExplorer, pathfinding: PathfindingExplorer, sorting: SortingExplorer, toolbox: ToolboxExplorer };
+/** @type {Map<string, any>} Kinds of explorers: classes (root, spec, initial state, options). */
+const kinds = new Map();
+/** @type {Map<string, ((Explorer: any) => void)[]>} */
+const wanted = new Map();
+
+/**
+ * An explorer's class is here: its part has come.
+ * @param {string} kind
+ * @param {any} Explorer
+ */
+export function register(kind, Explorer) {
+  kinds.set(kind, Explorer);
+  for (const give of wanted.get(kind) ?? []) give(Explorer);
+  wanted.delete(kind);
+}
+
+/** The class of a kind, if it is here. @param {string} kind */
+export function kindKnown(kind) {
+  return kinds.get(kind);
+}
+
+/**
+ * An explorer's class, from a script beside the book's own unless it is here.
+ * @param {string} kind
+ * @returns {Promise<any>}
+ */
+function explorerOf(kind) {
+  if (kinds.has(kind)) return Promise.resolve(kinds.get(kind));
+  return new Promise((resolve, reject) => {
+    wanted.set(kind, [...(wanted.get(kind) ?? []), resolve]);
+    const name = `_static/mi-lab-live-${kind}.js`;
+    if (document.querySelector(`script[src*="${name}"]`)) return;
+    const src = new URL((document.documentElement.dataset.content_root ?? "./") + name, document.baseURI).href;
+    document.head.append(h("script", { src, onerror: () => reject(new Error(`${name} could not be loaded`)) }));
+  });
+}
 
 /**
  * Turn every place that waits for an explorer into one: an element with data-mi-live and, in a script
@@ -23,15 +51,24 @@ export function upgradeAll(root = document) {
   for (const place of root.querySelectorAll("[data-mi-live]")) {
     if (!(place instanceof HTMLElement) || place.dataset.miLive !== "waiting") continue;
     place.dataset.miLive = "coming";
-    whenNear(place, () => upgrade(place));
+    whenNear(place, () => void upgrade(place));
   }
 }
 
+/** The still picture stays. @param {HTMLElement} place */
+function refuse(place) {
+  place.dataset.miLive = "failed";
+  place.append(h("p", { role: "alert" }, "The live figure could not be loaded; this is a still picture of it."));
+  return null;
+}
+
 /** @param {HTMLElement} place */
-function upgrade(place) {
+async function upgrade(place) {
   const still = /** @type {HTMLElement | null} */ (place.querySelector(".mi-live-still"));
   const script = place.querySelector("script[type='application/json']");
-  const { kind, id, spec, state } = JSON.parse(script?.textContent ?? "{}");
+  const Explorer = await explorerOf(place.dataset.miKind ?? "").catch(() => refuse(place));
+  if (!Explorer) return;
+  const { id, spec, state } = JSON.parse(script?.textContent ?? "{}");
   const root = h("div", { class: "mi-live-root", hidden: true });
   place.append(root);
   const ready = () => {
@@ -40,7 +77,7 @@ function upgrade(place) {
     place.dataset.miLive = "ready";
     place.dispatchEvent(new CustomEvent("mi-live-ready", { bubbles: true }));
   };
-  const explorer = new EXPLORERS[kind](root, spec, state, {
+  const explorer = new Explorer(root, spec, state, {
     id,
     onReady: () => {
       ready();
@@ -93,7 +130,7 @@ export function render({ model, el }) {
     });
   const root = h("div", { class: "mi-live" });
   el.append(root);
-  const explorer = new EXPLORERS[kind](root, spec, read(), { id, ask, links: false });
+  const explorer = new (kinds.get(kind))(root, spec, read(), { id, ask, links: false });
   model.on("msg:custom", onMessage);
   const stop = explorer.frame.follow((/** @type {State} */ state) => {
     for (const name of fields) if (!sameState(state[name], model.get(name))) model.set(name, state[name]);
