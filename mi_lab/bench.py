@@ -21,7 +21,11 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
 class Row(NamedTuple):
-    """One line. met: None where nothing was asked; most: the value may be at most `ask`, not at least."""
+    """One line.
+
+    met: None where nothing was asked. most: the value may be at most `ask`, not at least. bound: what nothing
+    of its kind could exceed on that machine, where that is known.
+    """
 
     what: str
     median: float
@@ -32,6 +36,13 @@ class Row(NamedTuple):
     stretch: float | None
     most: bool
     met: bool | None
+    bound: float | None = None
+
+    @property
+    def measured(self) -> str:
+        """The median, and in brackets how much there was to have."""
+        limit = "" if self.bound is None else f" (of {number(self.bound, self.unit)})"
+        return number(self.median, self.unit) + limit
 
 
 class Record(NamedTuple):
@@ -82,7 +93,7 @@ def _row(line: dict[str, Any]) -> Row:
     value = line["value"]
     return Row(
         line["what"], value["median"], value["min"], value["max"], line["unit"], line["ask"],
-        line["stretch"], line["most"], line["met"],
+        line["stretch"], line["most"], line["met"], line.get("bound"),
     )  # fmt: skip
 
 
@@ -120,8 +131,7 @@ class Table:
         for record in self.records:
             lines += ["", f"{record.title} [{record.name}]", f"  {record.where}"]
             for row in record.rows:
-                value = number(row.median, row.unit)
-                lines.append(f"  {row.what:68} {value:>9}  {asked(row):18} {outcome(row)}".rstrip())
+                lines.append(f"  {row.what:67} {row.measured:16} {asked(row):17} {outcome(row)}".rstrip())
         return "\n".join(lines[1:])
 
     def _repr_html_(self) -> str:
@@ -145,7 +155,7 @@ def _html(record: Record) -> str:
         low, high = (number(x, row.unit) for x in (row.low, row.high))
         span = "" if low == high else f"{low} to {high}"
         badge = "" if row.met is None else BADGES[row.met]
-        body += f'<tr><th scope="row">{html.escape(row.what)}</th><td>{html.escape(number(row.median, row.unit))}</td>'
+        body += f'<tr><th scope="row">{html.escape(row.what)}</th><td>{html.escape(row.measured)}</td>'
         body += f"<td>{html.escape(span)}</td><td>{html.escape(asked(row))}</td><td>{badge}</td></tr>"
     caption = (
         f"{html.escape(record.title)}. <code>mi-lab bench {record.name}</code>. {html.escape(record.where)}."

@@ -63,6 +63,12 @@ def test_a_missed_bar_is_shown_as_missed(folder):
     assert cells[2][-2:] == ["", ""]
 
 
+def test_what_nothing_could_exceed_stands_in_brackets(folder):
+    write(folder, [line(bound=3.17)])
+    assert "2.5 x (of 3.2 x)" in repr(table(folder=folder))
+    assert "<td>2.5 x (of 3.2 x)</td>" in table(folder=folder)._repr_html_()
+
+
 @pytest.mark.parametrize(("load", "words"), [(0.3, "(quiet)"), (9.5, "(other work beside it, load 9.5)")])
 def test_the_load_is_said(folder, load, words):
     write(folder, [line()], MACHINE | {"load_average": [load, 1, 1], "date": "2026-11-28"})
