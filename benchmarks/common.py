@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -57,6 +59,47 @@ def ratio(times: dict[str, list[float]], slow: str, fast: str) -> dict[str, floa
     }
 
 
+def row(
+    what: str,
+    value: dict[str, float],
+    ask: float | None,
+    *,
+    stretch: float | None = None,
+    unit: str = "times",
+    most: bool = False,
+    **more: Any,
+) -> dict[str, Any]:
+    """One line of the table: a value (median, min, max) against what issue 6 asks for.
+
+    most: the value may be at most `ask`, not at least. ask None: measured, nothing asked.
+    """
+    better = (lambda x, y: x <= y) if most else (lambda x, y: x >= y)
+    met = None if ask is None else better(value["median"], ask)
+    return {"what": what, "value": value, "unit": unit, "ask": ask, "most": most, "stretch": stretch} | {
+        "met": met,
+        **more,
+    }
+
+
+def gate(name: str, differences: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
+    """Both sides compute the same thing, or no clock starts."""
+    for key, limit in limits.items():
+        if not differences[key] <= limit:
+            raise SystemExit(f"{name}: {key} differ by {differences[key]:.3g}, more than {limit:g}: no claim")
+    return {key: float(f"{value:.3g}") for key, value in differences.items()}
+
+
+def exponent(x: list[float], y: list[float]) -> dict[str, float]:
+    """Slope of log y against log x by least squares, with its standard error."""
+    a = torch.tensor(x, dtype=torch.float64).log()
+    b = torch.tensor(y, dtype=torch.float64).log()
+    a = a - a.mean()
+    slope = float((a * b).sum() / (a * a).sum())
+    rest = b - b.mean() - slope * a
+    error = math.sqrt(float((rest * rest).sum()) / max(len(x) - 2, 1) / float((a * a).sum()))
+    return {"exponent": round(slope, 3), "standard_error": round(error, 3)}
+
+
 def machine(*packages: str) -> dict[str, Any]:
     """CPU, load and versions."""
     cpu = platform.processor() or platform.machine()
@@ -67,11 +110,13 @@ def machine(*packages: str) -> dict[str, Any]:
         ]
         cpu = names[0] if names else cpu
     return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "nice": os.nice(0),
         "load_average": [round(x, 2) for x in os.getloadavg()],
+        "quiet": os.getloadavg()[0] < 1.5,  # else other work ran beside this: see benchmarks/README.md
         "clock": "time.process_time, one thread",
         "versions": {"python": platform.python_version(), "torch": torch.__version__}
         | {name: importlib.metadata.version(name) for name in packages},

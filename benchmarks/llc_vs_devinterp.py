@@ -4,7 +4,7 @@ Both run the same SGLD on the same weights and the same 8,192 lists: nbeta 1e4, 
 localization 1e3, batch 256, every chain its own order of the data, no burn-in (devinterp averages
 burn-in too), loss on the ten sorted positions. First the agreement: values within two standard
 errors of their difference, chains as the unit. Then the clock: 4 chains x 200 draws, CPU time of one
-thread, interleaved. Bars: at most 15 s, at least 3 times as fast.
+thread, interleaved. Bars: at most 15 s, at least 4 times as fast.
 
 devinterp wants a loss [batch, seq - 1] and averages it over all of it, so the ten scored positions
 are padded with zeros and multiplied by 2; without the factor, nbeta is silently halved. It gets a
@@ -30,7 +30,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import arguments, interleave, machine, median_and_spread, ratio, report
+from common import arguments, interleave, machine, median_and_spread, ratio, report, row
+from hooked import hooked
 
 from mi_lab.checkpoint import load_tensors
 from mi_lab.llc import LLC, SGLD, estimate
@@ -40,7 +41,7 @@ from mi_lab.studies.sorting.recipes import PAPER
 from mi_lab.train import fit
 
 SETTINGS = SGLD(nbeta=1e4, step_size=1e-6, localization=1e3, draws=200, chains=4, batch=256)
-MAX_SECONDS, BAR = 15.0, 3.0
+MAX_SECONDS, BAR = 15.0, 4.0
 TASK = PAPER.task
 
 
@@ -51,21 +52,6 @@ def trained(path: Path | None) -> tuple[Transformer, str]:
         return Stack(PAPER.config, flat["flat"]).model(0), f"{path.name}, step {meta.get('step')}"
     recipe = replace(PAPER, steps=500, checkpoints=())
     return fit(recipe, seeds=(0,), device="cpu", progress=False).model(), "trained here, 500 steps, seed 0"
-
-
-def hooked(model: Transformer) -> nn.Module:
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-    shape = model.config
-    sizes = {k: getattr(shape, k) for k in ("n_layers", "n_heads", "d_model", "d_head", "n_ctx", "d_vocab")}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        config = HookedTransformerConfig(
-            **sizes, attn_only=True, normalization_type="LN", seed=0, device="cpu"
-        )
-        twin = HookedTransformer(config)
-    twin.load_state_dict(dict(model.state_dict()), strict=False)
-    return twin
 
 
 def scored_loss(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -149,23 +135,25 @@ def main() -> None:
     main_one = "devinterp, HookedTransformer"
     report(
         {
-            "what": "LLC, 4 chains x 200 draws, batch 256, sorting paper size, one CPU thread",
+            "title": "Learning coefficient of one model, 4 chains of 200 draws",
+            "rows": [
+                row("one model, against devinterp", speedups[main_one], BAR),
+                row("seconds", {k: seconds["mi_lab"][k] for k in ("median", "min", "max")}, MAX_SECONDS,
+                    unit="s", most=True),
+                *(row(f"difference from {which}, in standard errors", dict.fromkeys(("median", "min", "max"),
+                      round(check["difference_in_standard_errors"], 3)), 2.0, unit="SE", most=True)
+                  for which, check in checks.items()),
+            ],
             "model": name,
             "settings": vars(SETTINGS),
             "agreement": checks,
             "diagnostics_of_ours": latest["ours"].warnings,
             "seconds": seconds,
             "speedup": speedups,
-            "bars": {"seconds": MAX_SECONDS, "speedup": BAR},
-            "passes": {
-                "agreement": all(check["passes"] for check in checks.values()),
-                "seconds": seconds["mi_lab"]["median"] <= MAX_SECONDS,
-                "speedup": speedups[main_one]["median"] >= BAR,
-            },
             "machine": machine("devinterp", "transformer-lens"),
         },
         args.json,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -64,12 +64,13 @@ def code_of(notebook: Path) -> str:
 
 
 def library_files(root: Path, code: str) -> list[Path]:
-    """The files of mi_lab that a chapter with this code may depend on."""
+    """The files of mi_lab, and recorded benchmarks, that a chapter with this code may depend on."""
     files = [p for p in (root / "mi_lab").rglob("*") if p.suffix in CODE and "__pycache__" not in p.parts]
     studies = [p.name for p in (root / STUDIES).glob("*") if p.is_dir() and p.name != "__pycache__"]
     named = [study for study in studies if re.search(rf"\b{study}\b", code)]
     others = [f"{STUDIES}/{study}/" for study in studies if study not in named] if named else []
-    return [p for p in files if not p.relative_to(root).as_posix().startswith(tuple(others) or ("\0",))]
+    files = [p for p in files if not p.relative_to(root).as_posix().startswith(tuple(others) or ("\0",))]
+    return files + (sorted((root / "benchmarks").glob("*.json")) if re.search(r"\bbench\b", code) else [])
 
 
 def chapter_key(root: Path, notebook: Path) -> str:

@@ -66,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     bench = commands.add_parser("bench", help="run a benchmark of the repository's folder benchmarks/")
     bench.add_argument("name", nargs="?", help="its name; without one, the list and the recorded results")
+    bench.add_argument(
+        "--python", metavar="FILE", help="the Python of the peers' environment (default: this one)"
+    )
+    bench.add_argument("--rounds", type=int, help="interleaved rounds per variant (default: the script's)")
+    bench.add_argument("--json", metavar="FILE", help="write the result there (default: print only)")
 
     new = commands.add_parser("new-study", help="make a folder for a study of your own")
     new.add_argument("name", help="a lower-case Python name, e.g. parity")
@@ -281,21 +286,30 @@ def _export(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     import subprocess
 
-    folder = Path(__file__).parents[1] / "benchmarks"
-    scripts = {p.stem: p for p in sorted(folder.glob("*.py")) if p.stem not in ("common", "__init__")}
-    if not scripts:
-        raise ValueError(
-            "benchmarks stand in the repository's folder benchmarks/, not in the installed package"
-        )
+    from mi_lab import bench
+
+    scripts = bench.scripts()
     if args.name is None:
-        for name, path in scripts.items():
-            result = path.with_suffix(".json")
-            print(f"{name:32} {'recorded in ' + result.name if result.exists() else 'no recorded result'}")
-        print("benchmarks/README.md says how to set up the peers' environment.")
+        there = {record.name for record in bench.recorded()}
+        print(bench.table())
+        for name in scripts:
+            if name not in there:
+                print(f"\nno recorded result of this kind: {name}")
+        print("\nbenchmarks/README.md says how to set up the peers' environment and to run one of these.")
         return 0
     if args.name not in scripts:
         raise ValueError(f"there is no benchmark {args.name!r}; there are: {', '.join(scripts)}")
-    return subprocess.run([sys.executable, str(scripts[args.name])], check=False).returncode
+    python = args.python or sys.executable
+    command = [python, str(scripts[args.name])]
+    if args.rounds is not None:
+        command += ["--rounds", str(args.rounds)]
+    if args.json:
+        _check_writable(Path(args.json))
+        command += ["--json", args.json]
+    try:
+        return subprocess.run(command, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+    except OSError as error:
+        raise ValueError(f"{python} can't be run ({error.strerror}); see benchmarks/README.md") from error
 
 
 def _new_study(args: argparse.Namespace) -> int:

@@ -12,14 +12,20 @@ What makes it fast, all of it exact up to rounding and tested against `Transform
    values are computed once per pair and gathered, when there are fewer pairs than tokens in a batch.
 3. Explicit softmax: beside the oneDNN products of `mi_lab.fast` the fused CPU attention kernel is slower.
 
+4. Large products get their bias and the residual stream added in place afterwards, and the gradients of
+   queries, keys and values meet inside the last of their products: fewer passes over memory.
+
 Tried and left out, since it gained nothing on a CPU: one product for queries, keys and values together
-(the gradients have to be put side by side again), a hand-written backward pass of the attention core.
+(the gradients have to be put side by side again), a hand-written backward pass of the attention core,
+one of the MLP in cache-sized blocks of rows (its products lose more than the blocks save), the batch in
+parts (likewise), the fused attention kernel.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +35,7 @@ from mi_lab.fast import onednn_route
 from mi_lab.model import TransformerConfig
 
 Params = dict[str, Tensor]
+LARGE = 512  # rows
 
 
 def forward(params: Params, config: TransformerConfig, tokens: Tensor, answer: slice = slice(None)) -> Tensor:
@@ -86,6 +93,12 @@ def heads(
     """q (from place `first` on), k and v, [.., head, pos, d_head] each, of resid_pre [.., pos, d_model]."""
     p = f"{layer}."
     x = norm(resid, params, p + "ln1", config)
+    if x.requires_grad and not first and large(x, params[p + "W_Q"]):
+        rows = _Projections.apply(
+            x.flatten(0, -2), *(params[f"{p}{kind}_{w}"] for kind in "Wb" for w in "QKV")
+        )
+        q, k, v = (split_heads(y.view(*x.shape[:-1], -1), config) for y in rows)
+        return q, k, v
     late = x[..., first:, :] if first else x
     q, k, v = (
         split_heads(project(y, params, f"{p}W_{w}", f"{p}b_{w}"), config)
@@ -94,13 +107,33 @@ def heads(
     return q, k, v
 
 
+class _Projections(torch.autograd.Function):
+    """x W + b for three weights and one x [rows, d_model]; the three gradients of x add up in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        W, b = weights[:3], weights[3:]
+        ctx.save_for_backward(x, *W)
+        return tuple(torch.mm(x, w).add_(c) for w, c in zip(W, b, strict=True))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        x, *W = ctx.saved_tensors
+        rows = [grad.contiguous() for grad in grads]
+        dx = torch.mm(rows[0], W[0].T)
+        for grad, w in zip(rows[1:], W[1:], strict=True):
+            dx.addmm_(grad, w.T)
+        return dx, *(torch.mm(x.T, grad) for grad in rows), *(grad.sum(0) for grad in rows)
+
+
 def attention_block(
     resid: Tensor, params: Params, layer: int, config: TransformerConfig, first: int
 ) -> Tensor:
     """resid_mid at positions >= first from resid_pre at all positions."""
     z = attention(*heads(resid, params, layer, config, first), first)
     late = resid[..., first:, :] if first else resid
-    return _added(late, project(z, params, f"{layer}.W_O", f"{layer}.b_O"))
+    return project(z, params, f"{layer}.W_O", f"{layer}.b_O", onto=late)
 
 
 def mlp_hidden(mid: Tensor, params: Params, layer: int, config: TransformerConfig) -> Tensor:
@@ -121,14 +154,7 @@ def mlp_block(
     if not config.d_mlp:
         return mid
     hidden = mlp_hidden(mid, params, layer, config) if hidden is None else hidden
-    return _added(mid, project(hidden, params, f"{layer}.W_out", f"{layer}.b_out"))
-
-
-def _added(resid: Tensor, new: Tensor) -> Tensor:
-    """resid + new; in new's memory where that is right and no gradient is wanted."""
-    if new.requires_grad or new.shape != resid.shape:
-        return resid + new
-    return new.add_(resid)
+    return project(hidden, params, f"{layer}.W_out", f"{layer}.b_out", onto=mid)
 
 
 def unembed(resid: Tensor, params: Params, config: TransformerConfig) -> Tensor:
@@ -147,13 +173,34 @@ def norm(x: Tensor, params: Params, name: str, config: TransformerConfig) -> Ten
     return torch.addcmul(b.view(shape), F.layer_norm(x, w.shape[-1:], None, None, config.eps), w.view(shape))
 
 
-def project(x: Tensor, params: Params, weight: str, bias: str) -> Tensor:
-    """x W + b, as one matrix product per model."""
+def project(x: Tensor, params: Params, weight: str, bias: str, onto: Tensor | None = None) -> Tensor:
+    """x W + b (+ onto, which broadcasts), as one matrix product per model."""
     W, b = params[weight], params[bias]
-    if W.ndim == 2:
-        return torch.addmm(b, x.reshape(-1, W.shape[0]), W).view(*x.shape[:-1], W.shape[1])
-    rows = x.reshape(W.shape[0], -1, W.shape[1])
-    return torch.baddbmm(b.unsqueeze(1), rows, W).view(*x.shape[:-1], W.shape[2])
+    rows = x.reshape(*W.shape[:-2], -1, W.shape[-2])
+    shape = (*x.shape[:-1], W.shape[-1])
+    if W.ndim == 3:
+        new = torch.baddbmm(b.unsqueeze(1), rows, W).view(shape)
+    elif large(x, W):
+        new = torch.mm(rows, W).add_(b)  # addmm would spread the bias over the result and read it again
+        if onto is not None and onto.shape == shape:
+            return new.add_(onto.reshape(new.shape)).view(shape)
+        new = new.view(shape)
+    else:
+        new = torch.addmm(b, rows, W).view(shape)
+    if onto is None:
+        return new
+    if new.requires_grad or new.shape != onto.shape:
+        return onto + new
+    return new.add_(onto)
+
+
+def large(x: Tensor, weight: Tensor) -> bool:
+    """Is x W of one model so large that a pass over memory counts more than a launch?
+
+    Not under autocast, which rounds `mm` and the sum differently from `addmm`.
+    """
+    several = weight.ndim == 2 and x.numel() >= LARGE * weight.shape[0]
+    return several and not torch.is_autocast_enabled(x.device.type)
 
 
 def gather(table: Tensor, index: Tensor) -> Tensor:

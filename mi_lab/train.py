@@ -3,8 +3,9 @@
 `fit(recipe, seeds=..., out=DIR)` trains every seed, shows a progress bar with loss, accuracy and
 remaining time, keeps log-spaced checkpoints, and can be killed at any moment: called again with
 the same recipe and folder it goes on from its last state and ends at the same weights, bit for
-bit on the same device. A seed whose loss stops being finite is reported by name and left where it
-was; the others go on.
+bit on the same device. Which library computes the products on a CPU (`mi_lab.fast`) is part of "the
+same device": it is noted in the state, and a run that goes on keeps it. A seed whose loss stops being
+finite is reported by name and left where it was; the others go on.
 
 What a step does, and in which order, is `mi_lab.step`; how steps are run, one by one or many as one
 CUDA graph, is `mi_lab.capture`. Here is what surrounds them: seeds in groups, the log, checkpoints, the
@@ -42,6 +43,7 @@ from mi_lab.step import POOL as POOL
 # high bits, so on a CPU both start alike (normal and uniform draws from one stream: no effect was found).
 # Kept as it is because the published checkpoints were trained so, and are to come out again.
 DATA_SEED = 0x5EED << 32
+STATE = "state.safetensors"
 STATE_SECONDS = 30.0  # how often the resumable state is written
 SHOW_SECONDS = 0.5  # how often the progress bar is drawn
 
@@ -141,17 +143,28 @@ def fit(
     groups = [seeds[i : i + size] for i in range(0, len(seeds), size)]
     bar = tqdm(total=recipe.steps * len(groups), disable=not progress, unit="step", dynamic_ncols=True)
     histories = []
-    large = onednn_pays(recipe.config, recipe.batch * recipe.task.n_ctx, size)
-    arithmetic = fast_matmul(chosen, onednn=large, tf32=recipe.precision == "tf32")
-    with bar, arithmetic, warnings.catch_warnings():
+    with bar, warnings.catch_warnings():
         # a view into the stack's buffer has the strides it has; gradients are added in place all the same
         warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout")
         for group in groups:
             name = "-".join(map(str, group)) if len(group) < 4 else f"{group[0]}-to-{group[-1]}"
             folder = None if out is None else Path(out) / recipe.name / f"seed-{name}"
-            with held(folder):
-                histories.append(_Group(recipe, group, chosen, folder).run(bar, callback))
+            with held(folder), _arithmetic(recipe, size, chosen, folder) as onednn:
+                histories.append(_Group(recipe, group, chosen, folder, onednn).run(bar, callback))
     return merge(histories)
+
+
+def _arithmetic(
+    recipe: Recipe, models: int, device: torch.device, folder: Path | None
+) -> contextlib.AbstractContextManager[bool]:
+    """The arithmetic of one group: the fastest that is accurate, or what the run in this folder began with."""
+    config, tokens, tf32 = recipe.config, recipe.batch * recipe.task.n_ctx, recipe.precision == "tf32"
+    path = None if folder is None else folder / STATE
+    begun = load_tensors(path)[1].get("onednn") if path is not None and path.exists() else None
+    if begun is not None:
+        return fast_matmul(device, onednn=begun, tf32=tf32, size=None)
+    size = (tokens, config.d_model, max(config.d_mlp, config.n_heads * config.d_head))
+    return fast_matmul(device, onednn=onednn_pays(config, tokens, models), tf32=tf32, size=size)
 
 
 def merge(histories: Sequence[History]) -> History:
@@ -202,9 +215,15 @@ class _Group:
     """The seeds that train as one stack, and their resumable state."""
 
     def __init__(
-        self, recipe: Recipe, seeds: tuple[int, ...], device: torch.device, folder: Path | None
+        self,
+        recipe: Recipe,
+        seeds: tuple[int, ...],
+        device: torch.device,
+        folder: Path | None,
+        onednn: bool = False,
     ) -> None:
         self.recipe, self.seeds, self.device, self.folder = recipe, seeds, device, folder
+        self.onednn = onednn
         self.stack = Stack.init(recipe.config, seeds, device)
         generators = [torch.Generator(device).manual_seed(DATA_SEED + seed) for seed in seeds]
         self.one_step = Step(recipe, self.stack, generators)
@@ -220,7 +239,7 @@ class _Group:
         recipe = self.recipe
         keep = set(recipe.kept)
         kept: dict[int, Stack] = {}
-        if self.folder is not None and (self.folder / "state.safetensors").exists():
+        if self.folder is not None and (self.folder / STATE).exists():
             self._load_state()  # with whatever came from the donors up to then
             kept = {s: self._load_checkpoint(s) for s in keep if s <= self.step}
         else:
@@ -346,13 +365,14 @@ class _Group:
             "diverged": list(self.diverged.items()),
             "seconds": self.seconds,
             "device": device_name(self.device),
+            "onednn": self.onednn,
             "versions": versions(),
         }
-        save_tensors(self.folder / "state.safetensors", tensors, meta)
+        save_tensors(self.folder / STATE, tensors, meta)
 
     def _load_state(self) -> None:
         assert self.folder is not None
-        tensors, meta = load_tensors(self.folder / "state.safetensors")
+        tensors, meta = load_tensors(self.folder / STATE)
         if meta["digest"] != self.recipe.digest or tuple(meta["seeds"]) != self.seeds:
             raise ValueError(
                 f"{self.folder} holds a run of another recipe (digest {meta['digest']}, this one is "

@@ -3,6 +3,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from mi_lab.fast import fast_matmul, medium_is_accurate
+from mi_lab.forward import large
 from mi_lab.model import Transformer, TransformerConfig
 from mi_lab.stack import Stack, backward, forward, onednn_pays, stacking_pays, to_reference
 
@@ -13,7 +14,7 @@ SHAPES = [
     {"n_layers": 3, "n_heads": 1, "d_head": 8, "d_mlp": 12, "d_vocab_out": 4},
 ]
 ANSWERS = [slice(None), slice(4, 7), slice(6, 7), slice(0, 3)]
-BATCHES = [3, 20]  # without and with the first layer's table, which begins at 2 * 6 tokens
+BATCHES = [3, 20, 100]  # without and with the first layer's table (from 2 * 6 on); with large products
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
@@ -27,6 +28,14 @@ def test_fast_logits_equal_the_reference(make_model, make_tokens, shape, batch, 
     for i in range(3):
         single = forward(stack.params(i), stack.config, tokens, answer)
         torch.testing.assert_close(single, wanted[i], rtol=1e-5, atol=1e-5)
+
+
+def test_the_largest_batch_has_large_products_and_the_others_do_not():
+    weight = torch.zeros(8, 6)
+    assert [large(torch.zeros(batch, 8, 8), weight) for batch in BATCHES] == [False, False, True]
+    assert not large(torch.zeros(100, 8, 8), weight[None])  # a stack's products are batched
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not large(torch.zeros(100, 8, 8), weight)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -105,7 +114,7 @@ def test_a_stack_equals_its_models_on_either_route(make_model, make_tokens, medi
     stack = Stack.from_models(models)
     grad = torch.zeros_like(stack.flat)
     leaves = stack.leaves(grad)
-    with fast_matmul(onednn=medium) as used:
+    with fast_matmul(onednn=medium, size=None) as used:
         assert used is (medium and medium_is_accurate())
         logits = forward(leaves, stack.config, tokens.expand(3, -1, -1), answer)
         backward(logits.square().sum(), leaves)

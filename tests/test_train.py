@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from mi_lab import train
+from mi_lab import fast, train
 from mi_lab.checkpoint import CheckpointError
 from mi_lab.model import Transformer, TransformerConfig
 from mi_lab.stack import Stack
@@ -159,6 +159,20 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, history, eager_state):
     assert torch.equal(resumed.loss, history.loss)
 
 
+@pytest.mark.parametrize("began", [True, False])
+def test_a_run_that_goes_on_keeps_its_route(tmp_path, monkeypatch, eager_state, began):
+    """oneDNN and torch's default round differently, and the choice by speed could change in between."""
+    routes = []
+    monkeypatch.setattr(fast, "medium_is_accurate", lambda: True)
+    monkeypatch.setattr(train, "onednn_pays", lambda *_: True)
+    monkeypatch.setattr(fast, "medium_is_faster", lambda size: began)
+    with pytest.raises(Power):
+        quiet(out=tmp_path, callback=fail_at_40)
+    monkeypatch.setattr(fast, "medium_is_faster", lambda size: not began)
+    quiet(out=tmp_path, callback=lambda step, stack: routes.append(torch.get_float32_matmul_precision()))
+    assert routes == ["medium" if began else "highest"] * 2
+
+
 def test_a_start_overwrites_its_part_and_nothing_else(history):
     start = Given()
     begun = quiet(replace(RECIPE, start=start))
@@ -213,7 +227,7 @@ def test_a_finished_run_is_read_back(tmp_path, history):
 KILLED = """
 import sys, time
 from dataclasses import replace
-from mi_lab import train
+from mi_lab import fast, train
 from mi_lab.model import TransformerConfig
 from mi_lab.studies.sorting.task import SortingTask
 recipe = train.Recipe(

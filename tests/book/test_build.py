@@ -82,6 +82,13 @@ def test_new_checkpoint_counts_and_bytecode_does_not(book):
     assert changed(book, "mi_lab/__pycache__/model.cpython-311.py", "x") == set()
 
 
+def test_recorded_benchmarks_count_for_the_page_that_shows_them(book):
+    (book / "benchmarks").mkdir()
+    assert changed(book, "benchmarks/step.json", "{}") == set()
+    chapter(book, "ledger", "from mi_lab.bench import table")
+    assert changed(book, "benchmarks/step.json", "[]") == {"ledger"}
+
+
 def test_code_counts_prose_and_outputs_do_not(book):
     before = keys(book)
     chapter(book, "sorting", "from mi_lab.studies import sorting", "other text", [{"output_type": "stream"}])
