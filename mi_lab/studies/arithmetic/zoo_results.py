@@ -7,7 +7,8 @@ model's weights: what has been counted for these very weights is not counted aga
 stopped at any moment and run again as models are added.
 
 All are counted in passing first, then `COUNTED_IN_FULL` with 10^6 uniform questions per operation (at
-three digits: every question there is), 10^5 of each class and 10^4 of each edge set.
+three digits: every question there is), 10^5 of each class and 10^4 of each edge set; `EVERY_QUESTION` with
+every question there is, classes and edge sets in passing.
 """
 
 from __future__ import annotations
