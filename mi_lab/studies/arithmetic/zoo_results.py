@@ -110,8 +110,8 @@ def measure_all(
     for full in (False, True):
         todo: list[Item] = []
         for name in names or there:
-            plan = c.plan_of(name) if full else c.PASSING
             for seed in there[name]:
+                plan = c.plan_of(name, seed) if full else c.PASSING
                 todo += c.blocks(name, seed, plan, book.known(c.weights_of(name, seed)))
         with tqdm(
             total=sum(x.n for x in todo), unit=" questions", unit_scale=True, disable=not progress
