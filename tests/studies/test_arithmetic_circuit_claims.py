@@ -11,11 +11,11 @@ import torch
 from mi_lab.model import Transformer
 from mi_lab.node_table import Count, Row
 from mi_lab.run import Node
-from mi_lab.studies.arithmetic import circuit, plans
+from mi_lab.studies.arithmetic import circuit, plans, ripple
 from mi_lab.studies.arithmetic.claims import CLAIMS, deliveries, digits, peers, seen, shared, tristates
 from mi_lab.studies.arithmetic.columns import digits_of, question
 from mi_lab.studies.arithmetic.handmade import hand_made_adder
-from mi_lab.studies.arithmetic.interchanges import authors_pair, whole_column
+from mi_lab.studies.arithmetic.interchanges import whole_column
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 from mi_lab.studies.base import targets
 from mi_lab.subtask import draw_pairs
@@ -50,6 +50,10 @@ def planted(adder, monkeypatch):
 def put(monkeypatch, network):
     for module in MODULES:
         monkeypatch.setattr(module, "model", lambda recipe, seed: network)
+
+
+def written(answer):
+    return "".join(TASK.vocab[x] for x in answer)
 
 
 def passes(id, row):
@@ -174,15 +178,19 @@ def test_a_model_without_early_heads_passes_no_strong_test(planted):
     assert not passes("A9d", row)
 
 
-def test_heads_that_move_the_whole_ripple_pass_the_strong_test(adder):
+def test_each_copy_of_a_tri_state_serves_one_digit_and_the_ripple_needs_both(adder):
     heads = tuple(Node.parse(x) for x in ("P9L0H1", "P8L0H2"))  # all copies of column 1
-    _, _, expected = authors_pair(TASK, 1)
-    assert (
-        TASK.decode(torch.cat([torch.full((8,), 1), expected[0]])).endswith("1099") or len(expected[0]) == 5
-    )
-    single = tristates.strong_test(adder, TASK, 1, heads)
-    assert single.shown == single.alone == ()  # each copy serves one digit
-    assert len(single.weak) == 2
+    found = ripple.strong_test(adder, TASK, 1, heads)
+    assert written(found.expected) == "+1099"
+    assert written(found.right) == "+0999"
+    assert [written(x) for x in found.shown] == ["+0099", "+1999"]
+    assert found.exact(found.shown) == found.exact(found.alone) == ()
+    assert len(found.weak) == 2
+
+
+def test_heads_that_do_not_look_at_the_column_change_nothing(adder):
+    found = ripple.strong_test(adder, TASK, 1, (Node.parse("P5L0H1"),))
+    assert found.weak == ()
 
 
 def test_three_states_are_seen_and_permuted_labels_are_not(planted, monkeypatch):
@@ -285,11 +293,13 @@ def test_the_shuffled_donor_in_its_own_place_gains_nothing(monkeypatch):
         assert not passes("A18b", peers._beside(control)(True).row(0))
 
 
-def test_peers_need_every_digit_the_sign_and_a_node_of_their_own():
-    row = {"digits": 3, "of": 3, "sign from the top column": 0.95, "late, M only": 2}
+def test_peers_need_every_digit_and_the_sign():
+    row = {"digits": 3, "of": 3, "sign from the top column": 0.95}
     assert passes("A19", row)
-    for name, value in (("digits", 2), ("sign from the top column", 0.5), ("late, M only", 0)):
+    for name, value in (("digits", 2), ("sign from the top column", 0.5)):
         assert not passes("A19", {**row, name: value}), name
+    assert passes("A19b", peers.served_row([served(M=1)]))
+    assert not passes("A19b", peers.served_row([served(S=1, M=1), served(N=1)]))
 
 
 def test_every_new_claim_fails_on_rows_of_nothing():
@@ -331,6 +341,7 @@ ROWS = {
     "A14": ("accuracy",),
     "A18": ("two kinds or three", "both operations"),
     "A18b": ("more than scratch", "more than shuffled donor"),
-    "A19": ("digits", "of", "sign from the top column", "late, M only"),
+    "A19": ("digits", "of", "sign from the top column"),
+    "A19b": ("M only",),
     "A21": ("one digit", "first useful", "sums", "strong, shown"),
 }

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from mi_lab.ablate import all_nodes
 from mi_lab.algorithm import Algorithm, score
 from mi_lab.claims import Accept, Claim, Control, Measurement
+from mi_lab.groups import Group
 from mi_lab.locate import Located
+from mi_lab.model import Transformer
 from mi_lab.run import Node
 from mi_lab.studies.arithmetic import circuit, plans
-from mi_lab.studies.arithmetic.carries import lookers
+from mi_lab.studies.arithmetic.carries import LOOKS, lookers
 from mi_lab.studies.arithmetic.claims.common import (
     OURS,
     PAPER,
@@ -40,6 +42,7 @@ from mi_lab.studies.arithmetic.claims.seen import (
 from mi_lab.studies.arithmetic.counts import task_of
 from mi_lab.studies.arithmetic.interchanges import predicting, whole_column
 from mi_lab.studies.arithmetic.task import ArithmeticTask
+from mi_lab.subtask import mean_attention
 from mi_lab.sufficiency import missing, sufficiency
 
 FAMILIES = ("SA", "SC", "SV", "SU", "ST")
@@ -148,22 +151,32 @@ A13B = _one_algorithm(
 )
 
 
+def _columns(network: Transformer, task: ArithmeticTask) -> dict[int, Group]:
+    """Column -> heads of layer 0 that look at one of its digits, also where its own digit is predicted."""
+    some = circuit.questions(task, 256)
+    elsewhere = lookers(network, task, some, both=False)
+    out = {}
+    for k, group in elsewhere.items():
+        here = heads_at(network, 0, predicting(task, f"A{k}"))
+        looks = mean_attention(network, some, here)
+        digits = (task.position(f"D{k}"), task.position(f"D'{k}"))
+        own = tuple(x for x in here if any(float(looks[x][p]) >= LOOKS for p in digits))
+        out[k] = (*(x for x in group if x.layer == 0), *own)
+    return out
+
+
 def column_row(recipe: str, seed: int, *, shift: int = 0) -> Row:
     """A13c's numbers; shift: heads of column k + shift in the place of those of column k."""
     network, task = model(recipe, seed), task_of(recipe)
-    some = circuit.questions(task, 256)
-    heads = once(network, ("one digit",), lambda: lookers(network, task, some, both=False))
+    heads = once(network, ("columns",), lambda: _columns(network, task))
     sign = task.position("SGN")
     rates: dict[str, list[float]] = {"early": [], "late": [], "all": []}
     for k in range(task.digits):
-        where = (k + shift) % task.digits
-        copies = tuple(x for x in heads[where] if x.layer == 0)
-        own = heads_at(network, 0, predicting(task, f"A{where}"))
-        early = tuple(x for x in copies if (x.position or 0) <= sign)
-        late = tuple(dict.fromkeys((*(x for x in copies if x not in early), *own)))
-        groups = {"early": early, "late": late, "all": tuple(dict.fromkeys((*copies, *own)))}
-        for name, group in groups.items():
-            rates[name].append(moved(network, whole_column(task, k), group))
+        group = heads[(k + shift) % task.digits]
+        early = tuple(x for x in group if (x.position or 0) <= sign)
+        groups = {"early": early, "late": tuple(x for x in group if x not in early), "all": group}
+        for name, chosen in groups.items():
+            rates[name].append(moved(network, whole_column(task, k), chosen))
     return {
         "all its heads": min(rates["all"]),
         "early ones only": max(rates["early"]),
@@ -211,7 +224,12 @@ def _enough(recipe: str, seed: int) -> Row:
     network, task = model(recipe, seed), task_of(recipe)
     tokens = circuit.questions(task, ASKED, seed=0xA14)
     heads = [x for x in located(recipe, seed).nodes() if x.head is not None]
-    mlps = [x for x in all_nodes(network.config, task.answer.stop) if x.head is None]
+    last = network.config.n_layers - 1
+    mlps = [  # those that an answer can depend on
+        x
+        for x in all_nodes(network.config, task.answer.stop)
+        if x.head is None and (x.layer < last or (x.position or 0) >= task.answer.start)
+    ]
     found = sufficiency(network, task, tokens, [*heads, *mlps], randoms=RANDOM, generator=seeded(14))
     alone = sufficiency(network, task, tokens, heads, randoms=0)
     more: Sequence[Node] = ()

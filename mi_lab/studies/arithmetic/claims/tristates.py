@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from mi_lab.claims import Accept, Claim, Control
 from mi_lab.clusters import Clusters, clusters, written
-from mi_lab.groups import Group, co_located
+from mi_lab.groups import Group
 from mi_lab.model import Transformer
 from mi_lab.run import Node
-from mi_lab.studies.arithmetic import circuit
-from mi_lab.studies.arithmetic.carries import lookers
 from mi_lab.studies.arithmetic.claims.common import (
     OURS,
     PAPER,
@@ -27,45 +23,11 @@ from mi_lab.studies.arithmetic.claims.common import (
 from mi_lab.studies.arithmetic.claims.seen import ADDERS, evidence, once
 from mi_lab.studies.arithmetic.columns import ANY, question, random_digits
 from mi_lab.studies.arithmetic.counts import task_of
-from mi_lab.studies.arithmetic.interchanges import authors_pair
+from mi_lab.studies.arithmetic.ripple import early_heads, strong_test
 from mi_lab.studies.arithmetic.task import ArithmeticTask
-from mi_lab.studies.base import targets
-from mi_lab.subtask import Pairs, answers_with
-
-
-def early_heads(network: Transformer, task: ArithmeticTask) -> dict[int, Group]:
-    """Column -> heads that look at both of its digits, from the second number up to the sign, in any layer."""
-    sign = task.position("SGN")
-    found = lookers(network, task, circuit.questions(task, 256))
-    return {k: tuple(x for x in group if (x.position or 0) <= sign) for k, group in found.items()}
 
 
 # ---- A9: the authors' stimuli, whole answers ----
-class Strong(NamedTuple):
-    """For one column: the nodes that pass, when the model reads the clean answer and when it writes its own; weak:
-    any token changes, the authors' test."""
-
-    shown: tuple[Group, ...]
-    alone: tuple[Group, ...]
-    weak: tuple[Group, ...]
-
-
-def strong_test(network: Transformer, task: ArithmeticTask, k: int, heads: Group) -> Strong:
-    """One pair, single heads and heads that share a place, against the exact ripple of ST_k."""
-    clean, store, expected = authors_pair(task, k)
-    right = targets(task, clean).long()
-    groups = [(node,) for node in heads] + [g for size in (2, 3) for g in co_located(heads, size)]
-    told = clean.clone()
-    told[:, task.answer.start + 1 : task.answer.stop + 1] = expected  # a free run: see `SubTask.free_running`
-    shown, alone = (
-        answers_with(network, Pairs(tokens, store, expected.long(), right), groups, task.answer)[:, 0]
-        for tokens in (clean, told)
-    )
-    hits = [(x == expected).all(-1).tolist() for x in (shown, alone)]
-    changed = (shown != right).any(-1).tolist()
-    return Strong(*(tuple(g for g, hit in zip(groups, row) if hit) for row in (*hits, changed)))
-
-
 def authors_row(recipe: str, seed: int, *, twin: bool = False, shift: int = 0) -> Row:
     """A9's numbers; shift: with the heads that look at column k + shift in the place of those that look at k."""
     network, task = untrained(recipe, seed) if twin else model(recipe, seed), task_of(recipe)
@@ -78,8 +40,8 @@ def authors_row(recipe: str, seed: int, *, twin: bool = False, shift: int = 0) -
         held = {e.subtask for e in evidence(recipe, seed, "ST") if e.holds() and e.position <= sign}
         random = sum(f"ST{k}" in held for k in columns)
     return {
-        "strong, shown": sum(bool(x.shown) for x in found),
-        "strong, alone": sum(bool(x.alone) for x in found),
+        "strong, shown": sum(bool(x.exact(x.shown)) for x in found),
+        "strong, alone": sum(bool(x.exact(x.alone)) for x in found),
         "weak": sum(bool(x.weak) for x in found),
         "random pairs": random,
         "of": len(columns),
