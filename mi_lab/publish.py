@@ -71,10 +71,48 @@ def provenance(study: str, recipe: Recipe, places: Mapping[int, Place]) -> dict[
     }
 
 
-def write_seeds(path: Path, recipe: Recipe, places: Mapping[int, Place], about: Mapping[str, Any]) -> None:
-    """All seeds at the last step in one file, labelled by seed."""
-    final = torch.cat([weights(place, recipe, recipe.steps).flat for place in places.values()])
-    checkpoint.save(path, Stack(recipe.config, final), labels=tuple(places), provenance=about)
+class Earlier(NamedTuple):
+    """A seed that was published before and whose run is not at hand any more: its weights and what was said of it."""
+
+    weights: Stack
+    seconds: float
+    devices: list[str]
+
+
+def earlier(path: Path, recipe: Recipe, places: Mapping[int, Place]) -> dict[int, Earlier]:
+    """The seeds in the published file at `path` that have no run in `places`.
+
+    None if there is no file, or if its seeds were trained by another version of the recipe.
+    """
+    if not path.exists():
+        return {}
+    found = checkpoint.load(path)
+    about = found.provenance
+    if about["digest"] != recipe.digest:
+        return {}
+    return {
+        seed: Earlier(Stack(recipe.config, found.stack.flat[i : i + 1]), about["seconds"][i], about["device"])
+        for i, seed in enumerate(found.labels)
+        if seed not in places
+    }
+
+
+def write_seeds(
+    path: Path,
+    recipe: Recipe,
+    places: Mapping[int, Place],
+    about: Mapping[str, Any],
+    kept: Mapping[int, Earlier] | None = None,
+) -> None:
+    """All seeds at the last step in one file, labelled by seed; those published earlier that are to stay among them."""
+    kept = kept or {}
+    final = {seed: weights(place, recipe, recipe.steps) for seed, place in places.items()}
+    final = dict(sorted((final | {seed: old.weights for seed, old in kept.items()}).items()))
+    seconds = dict(zip(places, about["seconds"])) | {seed: old.seconds for seed, old in kept.items()}
+    devices = {*about["device"]}.union(*(old.devices for old in kept.values()))
+    about = {**about, "seconds": [seconds[seed] for seed in final], "device": sorted(devices)}
+    flat = torch.cat([stack.flat for stack in final.values()])
+    checkpoint.save(path, Stack(recipe.config, flat), labels=tuple(final), provenance=about)
 
 
 def write_steps(

@@ -1,15 +1,20 @@
 """Figures say what they are given: names, numbers, and nothing that could be read as markup."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from mi_lab.claims import verify
 from mi_lab.model import Transformer
 from mi_lab.node_table import Count
-from mi_lab.studies.arithmetic import classes, figures
+from mi_lab.run import Node
+from mi_lab.studies.arithmetic import classes, figures, ripple
 from mi_lab.studies.arithmetic.carries import ReadBack, Route
+from mi_lab.studies.arithmetic.claims import CLAIMS
+from mi_lab.studies.arithmetic.handmade import hand_made_adder
 from mi_lab.studies.arithmetic.measure import Failures
 from mi_lab.studies.arithmetic.recipes import config
 from mi_lab.studies.arithmetic.task import ArithmeticTask
@@ -103,3 +108,25 @@ def test_read_back_table_has_a_row_for_each_digit():
     rows = [ReadBack(2, run, Count(run, 4), Count(0, 4), Count(0, 0)) for run in (1, 2)]
     drawn = " ".join(text_of(figures.read_back_table(rows, "caption")).split())
     assert "A2 0.25 0.50 0.00" in drawn
+
+
+def test_ripples_are_shown_beside_what_the_model_writes_nearest_first():
+    adder = hand_made_adder(TASK, look_back=3)
+    heads = tuple(Node.parse(x) for x in ("P9L0H1", "P8L0H2"))
+    rows = text_of(figures.ripple_table({1: ripple.strong_test(adder, TASK, 1, heads)}, TASK, "", most=1))
+    assert rows.split("alone", 1)[1].split() == ["ST1", "P9L0H1", "+1099", "+0099", "+0099"]
+
+
+def test_the_grid_says_which_model_meets_which_claim():
+    claims = {claim.id: claim for claim in CLAIMS if claim.id in ("A9", "A14")}
+    rows = {
+        "A9": {"strong, shown": [2.0, 0.0], "of": [2.0, 2.0]},
+        "A14": {"accuracy": [1.0]},
+    }
+    units = {"A9": ["one", "two"], "A14": ["two"]}
+    verdicts = [
+        replace(verify(replace(c, measure=None, limits="x")), values=rows[id], unit_names=units[id])
+        for id, c in claims.items()
+    ]
+    grid = text_of(figures.verdict_grid(verdicts, "")).split()
+    assert grid == ["model", "A9", "A14", "one", "yes", "–", "two", "no", "yes"]

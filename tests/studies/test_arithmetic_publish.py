@@ -81,6 +81,34 @@ def test_a_later_seed_is_added_and_the_earlier_ones_are_not_measured_again(publi
         assert after.provenance["metrics"][name][:2] == before.provenance["metrics"][name]
 
 
+def test_seeds_whose_runs_are_gone_stay_published_with_their_numbers_and_curves(published, tmp_path):
+    p.publish(tmp_path / "runs", TINY)
+    before = checkpoint.load(published)
+    with np.load(tmp_path / "curves" / "tiny.npz") as old:
+        curves = {name: old[name] for name in old}
+    for seed in (1, 2):
+        train(tmp_path / "later", seed)
+    assert p.publish(tmp_path / "later" / "runs", TINY).startswith("tiny: 3 of 3 seeds")
+    after = checkpoint.load(published)
+    assert after.labels == (0, 1, 2)
+    assert torch.equal(after.stack.flat[0], before.stack.flat[0])
+    assert after.provenance["seconds"][0] == before.provenance["seconds"][0]
+    assert len(after.provenance["seconds"]) == 3
+    assert after.provenance["metrics"]["failures -"][0] == before.provenance["metrics"]["failures -"][0]
+    with np.load(tmp_path / "curves" / "tiny.npz") as new:
+        assert new["seeds"].tolist() == [0, 1, 2]
+        for name in ("weights", "loss", "right", "train_loss"):
+            np.testing.assert_array_equal(new[name][0], curves[name][0])
+
+
+def test_seeds_of_another_version_of_the_recipe_do_not_stay(published, tmp_path):
+    p.publish(tmp_path / "runs", TINY)
+    other = replace(TINY, lr=0.5)
+    fit(other, seeds=(2,), device="cpu", out=tmp_path / "later", progress=False)
+    assert p.publish(tmp_path / "later", other).startswith("tiny: 1 of 3 seeds")
+    assert checkpoint.load(published).labels == (2,)
+
+
 def test_publishing_again_gives_the_same_file(published, tmp_path):
     p.publish(tmp_path / "runs", TINY)
     before = checkpoint.sha256(published)

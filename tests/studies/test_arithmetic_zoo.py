@@ -323,6 +323,6 @@ def test_every_model_behind_a_claim_has_been_counted_in_full():
     for recipe, seeds in counts.published().items():
         for seed in seeds:
             known = {key: [c.wrong, c.n] for key, c in counts.failures_of(recipe, seed).items()}
-            if left := list(blocks(recipe, seed, counts.plan_of(recipe), known)):
+            if left := list(blocks(recipe, seed, counts.plan_of(recipe, seed), known)):
                 short[f"{recipe} {seed}"] = f"{sum(x.n for x in left):,}"
     assert short == {}, "questions still to be asked: python -m mi_lab.studies.arithmetic.zoo_results"

@@ -25,8 +25,7 @@ HERE = Path(mi_lab.studies.__file__).parent
 CLAIMS = {name: importlib.import_module(f"mi_lab.studies.{name}").claims for name in EVERY}
 STUDIES = [name for name, claims in CLAIMS.items() if claims]
 NUMBERS = {
-    # What the model does, and A9 by its roads; the other claims about circuits (A7-A14, A18, A19, A21) are to come.
-    "arithmetic": {1, 2, 3, 4, 5, 6, 9, 15, 16, 17, 20, 22, 23},
+    "arithmetic": set(range(1, 24)),
     "pathfinding": set(range(1, 20)),
     "sorting": set(range(1, 13)),
 }
@@ -40,7 +39,7 @@ AGAIN = {
 }  # fmt: skip
 # Measured again with fewer units or examples, for the controls and the numbers of the units that are left.
 FAST = {
-    "arithmetic": ("A3", "A3b", "A4", "A5", "A23"),
+    "arithmetic": ("A3", "A3b", "A4", "A5", "A7", "A12", "A18b", "A23"),
     "pathfinding": (),
     "sorting": ("S1", "S1b", "S2b", "S4", "S9c", "S10", "S10b", "S11d"),
 }

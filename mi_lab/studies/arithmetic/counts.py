@@ -18,7 +18,7 @@ from torch import Tensor
 from mi_lab import zoo
 from mi_lab.studies.arithmetic import classes, edges
 from mi_lab.studies.arithmetic.measure import Failures
-from mi_lab.studies.arithmetic.recipes import COUNTED_IN_FULL, recipes
+from mi_lab.studies.arithmetic.recipes import COUNTED_IN_FULL, EVERY_QUESTION, recipes
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 
 FILE = Path(__file__).parent / "zoo_results.json"
@@ -35,6 +35,7 @@ class Plan(NamedTuple):
 
 
 PASSING = Plan(100_000, 20_000, 2_000)
+EVERY = Plan(1_000_000, 20_000, 2_000)
 FULL = Plan(1_000_000, 100_000, 10_000)
 
 
@@ -94,9 +95,11 @@ def sha256_of(flat: Tensor) -> str:
 # ---- what is to be counted ----
 
 
-def plan_of(recipe: str) -> Plan:
-    """How much is asked of the models of a recipe in the end."""
-    return FULL if recipe in COUNTED_IN_FULL else PASSING
+def plan_of(recipe: str, seed: int) -> Plan:
+    """How much is asked of one model of a recipe in the end."""
+    if recipe in COUNTED_IN_FULL:
+        return FULL
+    return EVERY if seed in EVERY_QUESTION.get(recipe, ()) else PASSING
 
 
 def blocks(recipe: str, seed: int, plan: Plan, known: Mapping[str, Sequence[int]]) -> Iterator[Item]:
@@ -110,7 +113,7 @@ def blocks(recipe: str, seed: int, plan: Plan, known: Mapping[str, Sequence[int]
     every = task.digits <= 3  # few enough to ask all of them
     for operator in task.operations:
         wanted["uniform", operator] = PASSING.uniform if every else plan.uniform
-        if every and plan == FULL:
+        if every and plan.uniform > PASSING.uniform:
             wanted["every", operator] = 100**task.digits
     wanted["free running", ""] = FREE * len(classes.names(task))
     weights = weights_of(recipe, seed)

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from mi_lab import charts
 from mi_lab.charts import Drawing, Series, colour
+from mi_lab.claims import Verdict
 from mi_lab.model import Transformer
 from mi_lab.run import Node, run
 from mi_lab.studies.arithmetic import classes
 from mi_lab.studies.arithmetic.carries import ReadBack, Route
 from mi_lab.studies.arithmetic.circuit import Explanation, labels
+from mi_lab.studies.arithmetic.claims import CLAIMS
 from mi_lab.studies.arithmetic.measure import Failures
+from mi_lab.studies.arithmetic.ripple import Ripple
 from mi_lab.studies.arithmetic.task import ENRICHED, VOCAB, ArithmeticTask
 from mi_lab.studies.arithmetic.trace import trace
 
@@ -230,6 +233,44 @@ def tag_table(found: Explanation, caption: str) -> Drawing:
         most = max(best.controls.values(), key=lambda count: count.rate)
         rows.append((name, best.name.replace("+", " + "), f"{best.match.rate:.2f}", f"{most.rate:.2f}"))
     return table(("value", "moved by", "whole answer as predicted", "largest control"), rows, caption)
+
+
+def ripple_table(
+    found: Mapping[int, Ripple], task: ArithmeticTask, caption: str, *, most: int = 3
+) -> Drawing:
+    """Answers to the authors' pair with early heads patched; found: column -> `ripple.strong_test`.
+
+    Up to `most` groups of a column, those first that come closest to the ripple in a free run.
+    """
+
+    def write(answer: Tensor) -> str:
+        return "".join(task.vocab[x] for x in answer.tolist())
+
+    rows = []
+    for k, row in found.items():
+        near = (row.alone == row.expected).sum(-1)
+        for i in sorted(range(len(row.groups)), key=lambda i: (-int(near[i]), len(row.groups[i])))[:most]:
+            group = " + ".join(node.name for node in row.groups[i])
+            rows.append((f"ST{k}", group, write(row.expected), write(row.shown[i]), write(row.alone[i])))
+    return table(("value", "patched", "the ripple", "shown the clean answer", "alone"), rows, caption)
+
+
+def verdict_grid(verdicts: Sequence[Verdict], caption: str) -> Drawing:
+    """Which model meets which claim: a row for every unit, a column for every claim; a dash where it was not asked."""
+    tests = {claim.id: claim.accept.test for claim in CLAIMS}
+    units = list(dict.fromkeys(name for v in verdicts for name in v.unit_names))
+    rows = []
+    for unit in units:
+        cells = []
+        for v in verdicts:
+            if unit not in v.unit_names:
+                cells.append("–")
+                continue
+            i = v.unit_names.index(unit)
+            met = tests[v.id]({name: row[i] for name, row in v.values.items()})
+            cells.append("yes" if met else "no")
+        rows.append((unit, *cells))
+    return table(("model", *(v.id for v in verdicts)), rows, caption)
 
 
 def read_back_table(rows: Sequence[ReadBack], caption: str) -> Drawing:

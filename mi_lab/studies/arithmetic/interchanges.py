@@ -144,6 +144,31 @@ def predicting(task: ArithmeticTask, name: str) -> int:
     return task.position(name) - 1
 
 
+def whole_column(task: ArithmeticTask, k: int) -> SubTask:
+    """T_k: everything that column k says, its digit and its carry; the answer to clean with store's column in it.
+
+    An additions-only test of the rejected algorithm that keeps each column's sum D_k + D'_k, 0 to 18.
+    Raises ValueError for a column that the task does not have.
+    """
+    if "+" not in task.operations or not 0 <= k < task.digits:
+        raise ValueError(f"whole columns are of additions, k from 0 to {task.digits - 1}, not {k}")
+
+    def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        one, two = (random_digits(task, "S", n, generator, states={}) for _ in range(2))
+        return question(task, one, False), question(task, two, False)
+
+    def predict(clean: Tensor, store: Tensor) -> Tensor:
+        mine, other = digits_of(task, clean), digits_of(task, store)
+        made: Digits = (mine[0].clone(), mine[1].clone())
+        put(made, k, torch.stack([digits[:, k] for digits in other], 1))
+        answer = slice(task.answer.start + 1, task.answer.stop + 1)
+        return question(task, made, False)[:, answer]
+
+    return SubTask(
+        "T", draw, predict, task, index=k, text="the whole column, digit and carry", free_running=True
+    )
+
+
 def authors_pair(task: ArithmeticTask, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """The authors' pair for ST_k, and our whole answer to it: clean, store Int[1, n_ctx], expected Int[1, answer].
 

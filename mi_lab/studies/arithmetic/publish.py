@@ -4,7 +4,8 @@ RUNS is the `out` of `fit` (or `mi-lab train --out`). For every recipe found the
 `mi_lab/published/arithmetic/NAME.safetensors` (all finished seeds at the last step, fp16, with
 provenance); for the recipes of `DEVELOPMENT` also the curves of their development. Everything is
 computed from the fp16 weights that readers will load. It may be run again as more seeds finish: what
-is known of a model already, is not measured a second time.
+is known of a model already, is not measured a second time. Seeds that are published and have no run in
+RUNS any more stay as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mi_lab import publish as published
 from mi_lab.checkpoint import load_tensors
 from mi_lab.metrics import score_logits
 from mi_lab.model import Transformer
-from mi_lab.publish import Place, finished, provenance, weights, write_seeds
+from mi_lab.publish import Place, earlier, finished, provenance, weights, write_seeds
 from mi_lab.stack import Stack, fast_matmul, forward
 from mi_lab.studies.arithmetic import classes, measure
 from mi_lab.studies.arithmetic.counts import sha256_of
@@ -40,6 +41,7 @@ DEVELOPMENT = (
 ASKED = 20_000  # questions per operation behind the published metrics; `zoo_results` asks more
 PER_CLASS = 2_000  # questions of each class, at each kept step
 MEASURED = ("loss", "token", "right")  # what `development_row` gives
+PER_SEED = ("weights", *MEASURED, "train_loss")  # arrays of a curves file with a row for each seed
 
 
 def publish(runs: Path, recipe: Recipe) -> str:
@@ -49,16 +51,18 @@ def publish(runs: Path, recipe: Recipe) -> str:
         return f"{recipe.name}: no finished seed in {runs / recipe.name}"
     path = PUBLISHED / f"{recipe.name}.safetensors"
     about = provenance("arithmetic", recipe, places)
+    kept = earlier(path, recipe, places)
     final = {seed: weights(place, recipe, recipe.steps) for seed, place in places.items()}
+    final = dict(sorted((final | {seed: old.weights for seed, old in kept.items()}).items()))
     wrong = failures(path, recipe, final)
     about["metrics"] = {
         **{f"failures {operator}": wrong[operator] for operator in wrong},
         "sample": f"{ASKED:,} uniform questions per operation and seed",
     }
-    write_seeds(path, recipe, places, about)
+    write_seeds(path, recipe, places, about, kept)
     if recipe.name in DEVELOPMENT:
         curves(recipe, places)
-    return f"{recipe.name}: {len(places)} of {len(recipe.seeds)} seeds, failures {wrong}"
+    return f"{recipe.name}: {len(final)} of {len(recipe.seeds)} seeds, failures {wrong}"
 
 
 def task_of(recipe: Recipe) -> ArithmeticTask:
@@ -129,36 +133,44 @@ def development_questions(task: ArithmeticTask) -> dict[str, Tensor]:
 def curves(recipe: Recipe, places: Mapping[int, Place]) -> None:
     """Development at every kept step, as arrays in `curves/NAME.npz`; what is there is not measured again.
 
+    Seeds that are there and have no run stay, if their file followed the same steps and classes.
+
     steps [step]; seeds, weights [seed], the hash of all kept weights; loss, token [seed, step, token];
     classes [class] and right [seed, step, class], "uniform" first; logged [n] and train_loss [seed, n],
     the loss on the training batches.
     """
     path = CURVES / f"{recipe.name}.npz"
+    questions = development_questions(task_of(recipe))
     known: dict[str, dict[str, Any]] = {}
+    rows: dict[int, dict[str, Any]] = {}  # seed -> its row of every array
     if path.exists():
         with np.load(path) as old:
-            known = {str(h): {k: old[k][i] for k in MEASURED} for i, h in enumerate(old["weights"])}
-    questions = development_questions(task_of(recipe))
-    hashes, found = [], []
-    for place in places.values():
+            before = [{name: old[name][i] for name in PER_SEED} for i in range(len(old["seeds"]))]
+            known = {str(row["weights"]): row for row in before}
+            if old["steps"].tolist() == list(recipe.kept) and old["classes"].tolist() == list(questions):
+                rows = {int(seed): row for seed, row in zip(old["seeds"], before)}
+    logged: list[int] = []
+    for seed, place in places.items():
         kept = [weights(place, recipe, step) for step in recipe.kept]
-        hashes.append(sha256_of(torch.cat([stack.flat for stack in kept])))
-        if hashes[-1] not in known:
-            rows = [development_row(stack.model(0), questions, task_of(recipe)) for stack in kept]
-            known[hashes[-1]] = {name: [row[name] for row in rows] for name in MEASURED}
-        found.append(known[hashes[-1]])
-    logs = [load_tensors(place.folder / "state.safetensors")[1]["log"] for place in places.values()]
-    train_loss = [[entry[1][place.index] for entry in log] for log, place in zip(logs, places.values())]
+        row: dict[str, Any] = {"weights": sha256_of(torch.cat([stack.flat for stack in kept]))}
+        if (found := known.get(row["weights"])) is None:
+            steps = [development_row(stack.model(0), questions, task_of(recipe)) for stack in kept]
+            found = {name: [step[name] for step in steps] for name in MEASURED}
+        row |= {name: found[name] for name in MEASURED}
+        log = load_tensors(place.folder / "state.safetensors")[1]["log"]
+        row["train_loss"] = [entry[1][place.index] for entry in log]
+        logged = [entry[0] for entry in log]
+        rows[seed] = row
+    rows = dict(sorted(rows.items()))
     CURVES.mkdir(exist_ok=True)
     np.savez_compressed(
         path,
         steps=np.array(recipe.kept),
-        seeds=np.array(list(places)),
-        weights=np.array(hashes),
+        seeds=np.array(list(rows)),
         classes=np.array(list(questions)),
-        logged=np.array([entry[0] for entry in logs[0]]),
-        train_loss=np.array(train_loss, dtype=np.float32),
-        **{name: np.array([seed[name] for seed in found], dtype=np.float32) for name in MEASURED},  # type: ignore[arg-type]
+        logged=np.array(logged),
+        weights=np.array([str(row["weights"]) for row in rows.values()]),
+        **{name: np.array([row[name] for row in rows.values()], dtype=np.float32) for name in PER_SEED[1:]},  # type: ignore[arg-type]
     )
 
 

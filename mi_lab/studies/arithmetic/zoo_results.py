@@ -7,7 +7,8 @@ model's weights: what has been counted for these very weights is not counted aga
 stopped at any moment and run again as models are added.
 
 All are counted in passing first, then `COUNTED_IN_FULL` with 10^6 uniform questions per operation (at
-three digits: every question there is), 10^5 of each class and 10^4 of each edge set.
+three digits: every question there is), 10^5 of each class and 10^4 of each edge set; `EVERY_QUESTION` with
+every question there is, classes and edge sets in passing.
 """
 
 from __future__ import annotations
@@ -109,8 +110,8 @@ def measure_all(
     for full in (False, True):
         todo: list[Item] = []
         for name in names or there:
-            plan = c.plan_of(name) if full else c.PASSING
             for seed in there[name]:
+                plan = c.plan_of(name, seed) if full else c.PASSING
                 todo += c.blocks(name, seed, plan, book.known(c.weights_of(name, seed)))
         with tqdm(
             total=sum(x.n for x in todo), unit=" questions", unit_scale=True, disable=not progress

@@ -10,9 +10,23 @@ from __future__ import annotations
 import re
 
 from mi_lab.claims import Claim
-from mi_lab.studies.arithmetic.claims import algorithms, mixed, place_value, roads, solved, training
+from mi_lab.studies.arithmetic.claims import (
+    algorithms,
+    deliveries,
+    digits,
+    mixed,
+    peers,
+    place_value,
+    roads,
+    shared,
+    solved,
+    training,
+    tristates,
+)
 
-PARTS = (algorithms, solved, place_value, roads, training, mixed)
+PARTS = (
+    algorithms, solved, place_value, roads, training, mixed, digits, tristates, deliveries, shared, peers,
+)  # fmt: skip
 
 
 def _place(claim: Claim) -> tuple[int, str]:

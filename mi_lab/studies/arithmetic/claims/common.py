@@ -87,7 +87,7 @@ def wrong(found: Transformer, task: ArithmeticTask, tokens: Tensor) -> Tensor:
 def counted(recipe: str, seed: int) -> dict[str, Failures]:
     """The recorded counts of a published model. RuntimeError if those of its present weights are not complete."""
     found = counts.failures_of(recipe, seed)
-    plan = counts.plan_of(recipe)
+    plan = counts.plan_of(recipe, seed)
     known = {key: [count.wrong, count.n] for key, count in found.items()}
     if missing := [item.key for item in counts.blocks(recipe, seed, plan, known)]:
         raise RuntimeError(
