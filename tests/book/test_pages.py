@@ -153,7 +153,7 @@ def test_a_chapter_travels_light(name, browser, server):
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     answers: list = []
-    page.on("response", answers.append)
+    page.on("response", lambda answer: answers.append(answer))
     page.goto(f"{server}/{name}", wait_until="networkidle")
     sent = {}
     for answer in answers:
