@@ -291,7 +291,7 @@ def test_examples_are_questions_with_a_choice():
 def test_page_form_and_widget(monkeypatch):
     monkeypatch.setenv("MI_LAB_STATIC", "1")
     page = live.explorer(closed=["target"], name="mi-other")._repr_html_()
-    assert 'data-mi-live="waiting" id="mi-other"' in page
+    assert 'data-mi-live="waiting" data-mi-kind="pathfinding" id="mi-other"' in page
     assert "<svg" in page.split('type="application/json"')[0]
     assert len(page) < 25_000
     monkeypatch.delenv("MI_LAB_STATIC")
