@@ -1,9 +1,9 @@
 """Growing: a model of smaller trees goes on with larger ones.
 
 On trees of 16 nodes a fresh model soon knows to copy an only child and never to enter a wrong leaf, and
-then learns nothing for thousands of steps: which child of the root leads to a goal four levels down
-asks for several layers at once, and until they are all there, none of them pays. On trees of 6 nodes
-two layers pay at once. So the model goes to 6 nodes first, and then gets one node more at a time.
+then learns little for thousands of steps: which child of the root leads to a goal four levels down asks
+for several layers at once. On trees of 6 nodes fewer may do. So the model goes to 6 nodes first, and is
+given two more at a time. Whether that is what helps is for the control `not_grown` to say, which has not run.
 
 A smaller tree is told in the same words (`PathfindingTask.names`: its labels are drawn from all 16) and
 ends where a larger one ends: `Grown` lines the positions up at the root, so that a new edge gets three

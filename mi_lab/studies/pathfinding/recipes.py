@@ -146,8 +146,7 @@ _all = [
 recipes: dict[str, Recipe] = {recipe.name: recipe for recipe in _all}
 # Recipes whose development is recorded, and weights in mid-training that are published: seed -> steps.
 KEPT_STEPS: dict[str, dict[int, tuple[int, ...]]] = {"paper": {}, "middle": {}}
-# Recipes whose models are not (yet) published; `live` is trained in the chapter. The growing ones leave the
-# plateau and end on the next: .70 of all trees after 3,065 steps of `grown`.
+# Recipes whose models are not (yet) published; `live` is trained in the chapter, the growing ones are not finished.
 UNPUBLISHED = (
     "live", *(recipe.name for recipe in GROWTH), "grown", "not_grown", "middle_slow", "middle_fixed",
     "middle_ascending", "middle_random", "middle_backward", "middle_short", "middle_deep", "middle_long",
