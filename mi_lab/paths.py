@@ -186,11 +186,7 @@ def _carried(
 
 def _at(position: int | None, value: Tensor) -> Tensor:
     """`value` at one position, 0 elsewhere; all of it for None."""
-    if position is None:
-        return value
-    out = torch.zeros_like(value)
-    out[:, position] = value[:, position]
-    return out
+    return _placed(torch.zeros_like(value), value, position)
 
 
 def _reading(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
-from mi_lab.claims import Accept, Claim, Control, Measurement
+from mi_lab.claims import Accept, Claim, Control
 from mi_lab.model import Transformer
 from mi_lab.run import run
 from mi_lab.stack import fast_matmul
 from mi_lab.studies.pathfinding import measure as m
-from mi_lab.studies.pathfinding.circuit import untrained_twin
-from mi_lab.studies.pathfinding.claims.common import ABSTRACT, Row, table
+from mi_lab.studies.pathfinding.claims.common import ABSTRACT, Row, per_seed
 
 N = 400
+SAMPLE = f"first step of {N} trees per stratum"
 
 
 @torch.no_grad()
@@ -37,25 +35,13 @@ def strata() -> dict[str, m.Trees]:
     return {"near": near.where(near.truth["branch"][:, 0], N), "far": far.where(far.truth["hard"], N)}
 
 
-def _removed(*, nothing: bool = False, twin: bool = False) -> Callable[[bool], Measurement]:
-    def measure(fast: bool) -> Measurement:
-        seeds, rows = m.seeds_of("paper", fast), []
-        for seed in seeds:
-            model = m.model("paper", seed)
-            model = untrained_twin(model, seed) if twin else model
-            row: Row = {}
-            for name, some in strata().items():
-                row[f"{name}, whole"] = first_steps(model, some, None)
-                for layer in range(1, model.config.n_layers):
-                    left = first_steps(model, some, None if nothing else layer)
-                    row[f"{name}, without L{layer}"] = left
-            rows.append(row)
-        return table(
-            [f"paper seed {seed}" for seed in seeds], rows, "far, whole",
-            sample=f"first step of {N} trees per stratum", sources=m.sources("paper"),
-        )  # fmt: skip
-
-    return measure
+def _removed(model: Transformer, *, nothing: bool = False) -> Row:
+    row: Row = {}
+    for name, some in strata().items():
+        row[f"{name}, whole"] = first_steps(model, some, None)
+        for layer in range(1, model.config.n_layers):
+            row[f"{name}, without L{layer}"] = first_steps(model, some, None if nothing else layer)
+    return row
 
 
 def _far_first(row: Row) -> bool:
@@ -80,10 +66,13 @@ P8B = Claim(
         "near ones",
         _far_first,
     ),
-    _removed(),
+    per_seed("paper", _removed, "far, whole", sample=SAMPLE),
     (
-        Control("no layer removed", _removed(nothing=True)),
-        Control("untrained twin", _removed(twin=True)),
+        Control(
+            "no layer removed",
+            per_seed("paper", lambda model: _removed(model, nothing=True), "far, whole", sample=SAMPLE),
+        ),
+        Control("untrained twin", per_seed("paper", _removed, "far, whole", sample=SAMPLE, twin=True)),
     ),
     "A removed layer writes nothing; the layers above never saw such a stream, so what is lost is an upper bound.",
 )

@@ -140,16 +140,23 @@ P1B = Claim(
 )
 
 
+def _beside_rules(found: m.Accuracy, some: m.Trees) -> Row:
+    """Exact match, overall and by path length, beside the rules that don't need the goal."""
+    return {
+        "exact": found.exact.value,
+        "random_descent": float(baselines.success(some.truth, "random").mean()),
+        "deeper": float(baselines.success(some.truth, "deeper").mean()),
+        **{f"P{p + 1}": x for p, x in enumerate(found.by_length)},
+    }
+
+
 def _hidden(model: Transformer, *, hide: bool = True) -> Row:
     shown, hidden = (m.trees(m.task_of("paper", hide_goal=h), 3000) for h in (False, hide))
     with_goal, found = m.accuracy(model, shown), m.accuracy(model, hidden)
     return {
-        "exact": found.exact.value,
+        **_beside_rules(found, hidden),
         "goal shown": with_goal.exact.value,
         "first_step": found.hard,
-        "random_descent": float(baselines.success(hidden.truth, "random").mean()),
-        "deeper": float(baselines.success(hidden.truth, "deeper").mean()),
-        **{f"P{p + 1}": x for p, x in enumerate(found.by_length)},
     }
 
 
@@ -177,15 +184,9 @@ P1C = Claim(
 
 
 def _blind(model: Transformer, *, hide: bool = True) -> Row:
-    """On trees of 8 nodes with the goal hidden, beside the rules that don't need it."""
+    """On trees of 8 nodes with the goal hidden."""
     some = m.trees(m.task_of("quick", hide_goal=hide), 5000, 9)
-    found = m.accuracy(model, some)
-    return {
-        "exact": found.exact.value,
-        "random_descent": float(baselines.success(some.truth, "random").mean()),
-        "deeper": float(baselines.success(some.truth, "deeper").mean()),
-        **{f"P{p + 1}": x for p, x in enumerate(found.by_length)},
-    }
+    return _beside_rules(m.accuracy(model, some), some)
 
 
 P1D = Claim(
