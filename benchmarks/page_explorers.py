@@ -176,7 +176,10 @@ async (runs) => {
 
 
 def typing(place: str, texts: list[str]) -> str:
-    """The program for an explorer that draws in the same task: these texts, typed in turn."""
+    """The program for an explorer that draws in the same task: these texts, typed in turn.
+
+    The first must not be what stands there already: that would change nothing.
+    """
     return TYPING.replace("PLACE", place).replace("TEXTS", json.dumps(texts))
 
 
@@ -213,7 +216,7 @@ EXPLORERS = {
     ),
     "toolbox": Measured(
         "book/toolbox.html",
-        typing("#mi-toolbox", ["bdafb", "cedf", "acebac", "fdbf", "eabce"]),
+        typing("#mi-toolbox", ["cedf", "acebac", "fdbf", "eabce", "bdafb"]),
         {**TYPED_BARS, **PAGE_BARS},
     ),
     "own_study": Measured(
