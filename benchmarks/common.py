@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +128,23 @@ def report(result: dict[str, Any], path: Path | None) -> None:
     print(text, end="")
     if path is not None:
         path.write_text(text)
+
+
+def report_cases(
+    title: str,
+    cases: Iterable[str],
+    measure: Callable[[str, int], tuple[list[dict[str, Any]], dict[str, Any]]],
+    args: argparse.Namespace,
+    *packages: str,
+) -> None:
+    """Measure each case (name, rounds) -> (its rows, what else is told of it), and report all of them."""
+    measured = {name: measure(name, args.rounds) for name in cases}
+    report(
+        {
+            "title": title,
+            "rows": [line for rows, _ in measured.values() for line in rows],
+            "cases": {name: about for name, (_, about) in measured.items()},
+            "machine": machine(*packages),
+        },
+        args.json,
+    )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import arguments, gate, interleave, machine, median_and_spread, ratio, report, row
+from common import arguments, gate, interleave, median_and_spread, ratio, report_cases, row
 from hooked import hooked
 
 from mi_lab.ablate import Node, sweep_nodes
@@ -57,7 +57,7 @@ def by_hooks(twin: Any, tokens: Tensor, nodes: list[Node], answer: slice) -> Ten
     return torch.stack(out)
 
 
-def measure(name: str, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(name: str, rounds: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     recipe, questions, (ask, stretch), repeat = CASES[name]
     task, config = recipe.task, recipe.config
     model = Transformer(config, generator=torch.Generator().manual_seed(0)).eval()
@@ -95,21 +95,12 @@ def measure(name: str, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
     times["mi_lab"] = [x / repeat for x in times["mi_lab"]]
     what = f"{name}: {len(nodes)} nodes, {questions} questions"
     about = {"largest_differences": checked, "ms": {k: median_and_spread(v) for k, v in times.items()}}
-    return row(what, ratio(times, "run_with_hooks", "mi_lab"), ask, stretch=stretch), about
+    return [row(what, ratio(times, "run_with_hooks", "mi_lab"), ask, stretch=stretch)], about
 
 
 def main() -> None:
     args = arguments(__doc__, rounds=2)
-    measured = {name: measure(name, args.rounds) for name in CASES}
-    report(
-        {
-            "title": "The effect of every node, one at a time",
-            "rows": [line for line, _ in measured.values()],
-            "cases": {name: about for name, (_, about) in measured.items()},
-            "machine": machine("transformer-lens"),
-        },
-        args.json,
-    )
+    report_cases("The effect of every node, one at a time", CASES, measure, args, "transformer-lens")
 
 
 if __name__ == "__main__":

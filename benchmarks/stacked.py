@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import arguments, gate, interleave, machine, median_and_spread, ratio, report, row
+from common import arguments, gate, interleave, median_and_spread, ratio, report_cases, row
 from hooked import hooked, loop
 
 from mi_lab.fast import fast_matmul
@@ -34,7 +34,7 @@ CASES = {
 }
 
 
-def measure(name: str, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(name: str, rounds: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     recipe, models, steps, (ask, stretch) = CASES[name]
     recipe = replace(recipe, batch=1, precision="fp32", warmup=0)
     stack = Stack.init(recipe.config, range(models))
@@ -78,21 +78,12 @@ def measure(name: str, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
     line = row(f"{name}: a step at batch 1, per model", ratio(times, "HookedTransformer", "stacked"), ask,
                stretch=stretch, single=ratio(times, "HookedTransformer", "single")["median"])  # fmt: skip
     about = {"largest_differences": checked, "ms": {k: median_and_spread(v) for k, v in times.items()}}
-    return line, about
+    return [line], about
 
 
 def main() -> None:
     args = arguments(__doc__, rounds=5)
-    measured = {name: measure(name, args.rounds) for name in CASES}
-    report(
-        {
-            "title": "Stacked models where a step is mostly launches",
-            "rows": [line for line, _ in measured.values()],
-            "cases": {name: about for name, (_, about) in measured.items()},
-            "machine": machine("transformer-lens"),
-        },
-        args.json,
-    )
+    report_cases("Stacked models where a step is mostly launches", CASES, measure, args, "transformer-lens")
 
 
 if __name__ == "__main__":

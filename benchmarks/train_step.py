@@ -27,7 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import arguments, gate, interleave, machine, median_and_spread, ratio, report, row
+from common import arguments, gate, interleave, median_and_spread, ratio, report_cases, row
 from hooked import hooked, loop, task_loss
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -162,15 +162,8 @@ def measure(name: str, rounds: int) -> tuple[list[dict[str, Any]], dict[str, Any
 
 def main() -> None:
     args = arguments(__doc__, rounds=5)
-    measured = {name: measure(name, args.rounds) for name in CASES}
-    report(
-        {
-            "title": "A training step, the paper shapes of the three studies",
-            "rows": [line for rows, _ in measured.values() for line in rows],
-            "cases": {name: about for name, (_, about) in measured.items()},
-            "machine": machine("transformer-lens"),
-        },
-        args.json,
+    report_cases(
+        "A training step, the paper shapes of the three studies", CASES, measure, args, "transformer-lens"
     )
 
 
