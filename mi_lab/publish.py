@@ -82,7 +82,7 @@ class Earlier(NamedTuple):
 def earlier(path: Path, recipe: Recipe, places: Mapping[int, Place]) -> dict[int, Earlier]:
     """The seeds in the published file at `path` that have no run in `places`.
 
-    None if there is no file, or if its seeds were trained by another version of the recipe.
+    Empty if there is no file, or if its seeds were trained by another version of the recipe.
     """
     if not path.exists():
         return {}
