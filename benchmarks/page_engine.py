@@ -8,7 +8,7 @@ keystroke to the finished picture and to the painted frame, from a cold start to
 what the page weighs; for pathfinding with the full-size model, and with edits. Medians over `--runs` runs;
 cold starts over 50. About 4 minutes on an idle machine, after `make book`:
 
-    OMP_NUM_THREADS=1 python benchmarks/page_engine.py --json benchmarks/page_engine.json
+    PYTHONPATH=. OMP_NUM_THREADS=1 .venv/bin/python benchmarks/page_engine.py --json benchmarks/page_engine.json
 
 `--only sorting` (or another name of `page_explorers.EXPLORERS`, or engine) measures that part anew and keeps
 the rest of the file.
