@@ -29,10 +29,11 @@ globalThis.miLabParts = { push: take };
 early.forEach(take);
 })();
 """
-# The script may run while the page is still read: a place could stand there without its state.
+# The script may run while the page is still read: places that are there begin at once, and those to come
+# at the latest when the page is whole (half a second later, in a long chapter).
 _UPGRADE = """
-if (document.readyState !== "loading") miLab.upgradeAll();
-else document.addEventListener("DOMContentLoaded", () => miLab.upgradeAll());
+miLab.upgradeAll();
+if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", () => miLab.upgradeAll());
 """
 
 

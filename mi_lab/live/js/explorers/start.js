@@ -45,14 +45,22 @@ function explorerOf(kind) {
 /**
  * Turn every place that waits for an explorer into one: an element with data-mi-live and, in a script
  * of type application/json, {kind, id, spec, state}. What stands there goes when the explorer is ready.
+ * A place that the browser has not read to its end stays for the next call.
  * @param {ParentNode} [root]
  */
 export function upgradeAll(root = document) {
   for (const place of root.querySelectorAll("[data-mi-live]")) {
-    if (!(place instanceof HTMLElement) || place.dataset.miLive !== "waiting") continue;
+    if (!(place instanceof HTMLElement) || place.dataset.miLive !== "waiting" || !isRead(place)) continue;
     place.dataset.miLive = "coming";
     whenNear(place, () => void upgrade(place));
   }
+}
+
+/** Is the element there with all that is in it? So it is when something follows it. @param {HTMLElement} place */
+function isRead(place) {
+  if (document.readyState !== "loading") return true;
+  for (let node = /** @type {Element | null} */ (place); node; node = node.parentElement) if (node.nextSibling) return true;
+  return false;
 }
 
 /** The still picture stays. @param {HTMLElement} place */
