@@ -46,12 +46,12 @@ class Start(Protocol):
         """As plain JSON, for the digest."""
         ...
 
-    def model(self, seed: int, out: Path | str | None = None) -> Transformer:
-        """The donor for one seed; `out` is the folder in which `fit` keeps its runs."""
+    def model(self, seed: int, out: Path | str | None = None) -> Transformer | None:
+        """The donor for one seed, None if there is none; `out` is the folder in which `fit` keeps its runs."""
         ...
 
-    def apply(self, model: Transformer, donor: Transformer, *, step: int) -> None:
-        """Overwrite what comes from the donor at this step, in place."""
+    def apply(self, model: Transformer, donor: Any, *, step: int) -> None:
+        """Overwrite what comes from the donor (what `model` gave) at this step, in place."""
         ...
 
 
@@ -69,7 +69,7 @@ class Recipe:
     precision: "fp32"; "bf16" for matrix products in bfloat16 (weights, optimiser, LayerNorm, softmax
         and loss stay fp32): 1.6 times as fast on a CPU that has it, and not the same run; or "tf32" for
         products of numbers rounded to 10 bits on a GPU (a CPU has no such thing and computes in fp32).
-    start: weights that come from a donor, at the beginning or again and again; None means fresh ones.
+    start: weights that come from a donor or a rule, at the beginning or again and again; None means fresh ones.
     """
 
     name: str

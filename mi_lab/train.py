@@ -229,7 +229,7 @@ class _Group:
         self.one_step = Step(recipe, self.stack, generators)
         self.log_every = max(1, recipe.steps // 500)
         self.runner = runner(self.one_step, self.log_every, device)
-        self.donors: list[Transformer] = []
+        self.donors: list[Transformer | None] = []
         self.step = self.read = 0  # finished steps, and those whose numbers have been read
         self.diverged: dict[int, int] = {}
         self.log: list[tuple[int, list[float], list[float]]] = []
@@ -309,7 +309,8 @@ class _Group:
             return
         if not self.donors:
             runs = None if self.folder is None else self.folder.parents[1]
-            self.donors = [start.model(seed, runs).to(self.device) for seed in self.seeds]
+            found = [start.model(seed, runs) for seed in self.seeds]
+            self.donors = [None if donor is None else donor.to(self.device) for donor in found]
         for i, donor in enumerate(self.donors):
             model = self.stack.model(i)
             with torch.no_grad():

@@ -3,10 +3,10 @@
 What really produced the authors' checkpoint is not recorded; their code says AdamW 3e-4, batch 64,
 up to 2.1 million steps, loss on all padding, 135,000 fixed trees. `paper` has the paper's model and
 data law and our recipe (online trees, permuted labels, loss on the path and its first stop, a larger
-learning rate): it is named `paper` for the model, and judged by the same claims. It stays on a plateau;
+learning rate): it is named `paper` for the model, and judged by the same claims. It stays on a plateau.
 `grow_6` to `grown` are an attempt to leave it, from trees of 6 nodes back to 16
-(`mi_lab.studies.pathfinding.growth`). Every other recipe switches something, to find out what decides
-which algorithm is learned.
+(`mi_lab.studies.pathfinding.growth`); `waves` is another (`mi_lab.studies.pathfinding.positions`). Every
+other recipe switches something, to find out what decides which algorithm is learned.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from mi_lab.model import TransformerConfig
 from mi_lab.studies.pathfinding.growth import Grown
+from mi_lab.studies.pathfinding.positions import Scaled, Waves
 from mi_lab.studies.pathfinding.task import PathfindingTask
 from mi_lab.train import Recipe, log_steps
 
@@ -80,6 +81,12 @@ NOT_GROWN = replace(
     GROWN, name="not_grown", start=Grown((PAPER,)), steps=4027, horizon=12_000,
     description="As grown, from the plateau without the smaller trees, for a third of the way.",
 )  # fmt: skip
+# Another way off the plateau: the same model and law, positions that begin as waves, all products in fp32.
+WAVES = replace(
+    PAPER, name="waves", start=Waves(0.14), precision="fp32", steps=9000, horizon=None, decay="linear",
+    decay_from=0.6, final_lr=0.0, checkpoints=log_steps(9000, 25, first=200),
+    description="The paper's shape on trees of 16 nodes; positions begin as waves.",
+)  # fmt: skip
 SMALL = PathfindingTask(n_nodes=8)
 
 
@@ -123,12 +130,15 @@ _all = [
     *GROWTH,
     GROWN,
     NOT_GROWN,
+    WAVES,
     small("quick", "Trees of 8 nodes, three layers of d_model 64: learned in minutes."),
     small(
         "live", "For live training: backward order only, which is learned in a minute.",
         replace(SMALL, order="backward"), steps=1200, seeds=(100,), checkpoints=log_steps(1200, 9, first=100),
     ),
     small("quick_wide_init", "Initial weights of std .1 (0.8/sqrt(d_model)) instead of .057.", init_std=None),
+    small("quick_waves", "Positions that begin as waves, of std .14 instead of .057.", start=Waves(0.2)),
+    small("quick_scaled", "Positions of std .14 instead of .057, drawn at random as ever.", start=Scaled(2.5)),
     small("quick_goal_hidden", "As quick, but the goal is never shown.", replace(SMALL, hide_goal=True), seeds=(0,)),
     middle("middle", "Trees of 10 nodes, four layers: the base of the switches below."),
     middle("middle_wide_init", "Initial weights of std .1 (0.8/sqrt(d_model)) instead of .057.", init_std=None),
@@ -148,6 +158,7 @@ recipes: dict[str, Recipe] = {recipe.name: recipe for recipe in _all}
 KEPT_STEPS: dict[str, dict[int, tuple[int, ...]]] = {"paper": {}, "middle": {}}
 # Recipes whose models are not (yet) published; `live` is trained in the chapter, the growing ones are not finished.
 UNPUBLISHED = (
-    "live", *(recipe.name for recipe in GROWTH), "grown", "not_grown", "middle_slow", "middle_fixed",
+    "live", *(recipe.name for recipe in GROWTH), "grown", "not_grown", "waves", "quick_waves",
+    "quick_scaled", "middle_slow", "middle_fixed",
     "middle_ascending", "middle_random", "middle_backward", "middle_short", "middle_deep", "middle_long",
 )  # fmt: skip
