@@ -60,7 +60,7 @@ class Waves:
         where = model.get_parameter("pos_embed.W_pos")
         if where.shape[1] % 2:
             raise ValueError(f"waves come in pairs: d_model must be even, not {where.shape[1]}")
-        where.copy_(waves(*where.shape, self.base) * self.scale)
+        where.copy_(waves(where.shape[0], where.shape[1], self.base) * self.scale)
 
 
 @dataclass(frozen=True)
