@@ -73,4 +73,4 @@ def test_what_is_impossible_is_said():
 def test_starts_have_digests_of_their_own():
     digests = {recipes[name].digest for name in ("quick", "quick_waves", "quick_scaled")}
     assert len(digests) == 3
-    assert recipes["waves"].digest != recipes["paper"].digest
+    assert recipes["paper"].digest != recipes["plateau"].digest

@@ -14,14 +14,14 @@ from mi_lab.studies.pathfinding.claims.registers import P8, P10
 from mi_lab.studies.pathfinding.claims.roads import P17, P17B, P17C
 from mi_lab.studies.pathfinding.claims.scrubbing import P7, P11
 from mi_lab.studies.pathfinding.claims.solved import P1, P1B, P1C, P1D, P14
-from mi_lab.studies.pathfinding.claims.switches import P18, P19
+from mi_lab.studies.pathfinding.claims.switches import P18, P18B, P19
 
 CLAIMS: tuple[Claim, ...] = (
     P1, P1B, P1C, P1D, P2, P3, P4, P5, P6, P7, P8, P8B, P9, P10, P11, P12, P13, P14, P15, P16, P17, P17B, P17C,
-    P18, P19,
+    P18, P18B, P19,
 )  # fmt: skip
 
 __all__ = [
     "CLAIMS", "P1", "P1B", "P1C", "P1D", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P8B", "P9", "P10", "P11", "P12",
-    "P13", "P14", "P15", "P16", "P17", "P17B", "P17C", "P18", "P19",
+    "P13", "P14", "P15", "P16", "P17", "P17B", "P17C", "P18", "P18B", "P19",
 ]  # fmt: skip
