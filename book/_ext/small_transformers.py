@@ -43,6 +43,9 @@ PAGES: dict[str, tuple[str, ...]] = {
     "book/api/claims": ("metrics", "stream", "claims", "bench", "ledger"),
     "book/api/show": ("plot", "charts", "live", "toolbox", "cli"),
     "book/api/studies": ("studies",),
+    "book/api/sorting": ("studies.sorting",),
+    "book/api/arithmetic": ("studies.arithmetic",),
+    "book/api/pathfinding": ("studies.pathfinding",),
 }  # fmt: skip
 REST = "book/api/show"
 
@@ -76,8 +79,13 @@ def _has_content(path: Path) -> bool:
 
 def page_of(module: str) -> str:
     """The API page on which a module appears."""
-    head = module.split(".")[1]
-    return next((page for page, heads in PAGES.items() if head in heads), REST)
+    _, *inner = module.split(".")
+    for depth in (2, 1):  # a study has a page of its own, or none and stands with what studies share
+        head = ".".join(inner[:depth])
+        for page, heads in PAGES.items():
+            if head in heads:
+                return page
+    return REST
 
 
 def api_markdown(page: str) -> str:
