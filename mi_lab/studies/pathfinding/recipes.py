@@ -50,8 +50,8 @@ PLATEAU = Recipe(
     description="The paper's shape with position vectors drawn at random: it stays on a plateau.",
 )
 PAPER = replace(
-    PLATEAU, name="paper", start=Waves(0.14), precision="fp32", steps=9000, horizon=None, decay="linear",
-    decay_from=0.6, final_lr=0.0, checkpoints=log_steps(9000, 25, first=200),
+    PLATEAU, name="paper", start=Waves(0.14), precision="fp32", steps=7200, horizon=None, decay="linear",
+    decay_from=0.7, final_lr=0.0, checkpoints=log_steps(9000, 25, first=200),
     description="Six layers, one head, d_model 128 on trees of 16 nodes; positions begin as waves.",
 )  # fmt: skip
 

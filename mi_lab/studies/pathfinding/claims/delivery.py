@@ -1,0 +1,48 @@
+"""P20: by which way the goal comes to the root token."""
+
+from __future__ import annotations
+
+from mi_lab.claims import Accept, Claim, Control
+from mi_lab.model import Transformer
+from mi_lab.studies.pathfinding import measure as m
+from mi_lab.studies.pathfinding.claims.common import OURS, Row, per_seed
+from mi_lab.studies.pathfinding.delivery import told, two_goals
+
+N = 1500
+SAMPLE = f"{N:,} trees of the training law, those with a leaf on each side whose first step is right for both goals"
+
+
+def _told(model: Transformer, *, before: int = 1) -> Row:
+    """`told` at the position that stands `before` places in front of the root token, and for the goal's own token."""
+    some = m.trees(m.task_of("paper"), N, 20)
+    task = some.task
+    try:
+        place = task.root_position - before
+        moved, kept = told(model, two_goals(some), task.first_target, position=place, layer=4)
+    except ValueError:  # an untrained twin finds no first step
+        return {"told": 0.0, "stays": 0.0}
+    return {"told": moved.value, "stays": kept.value}
+
+
+P20 = Claim(
+    "P20",
+    "The goal reaches the root token by way of ':'",
+    f"{OURS}: the paper has the root token fetch the goal in its first layer (P3)",
+    "In the full-size model whose positions begin as waves, the state of ':' after the fifth layer tells the root "
+    "token the goal: taken from the same tree with a goal on the other side, it turns the first step.",
+    "not in the paper",
+    Accept("first step follows the state's goal in >= .8", lambda r: r["told"] >= 0.8),
+    per_seed("paper", _told, "told, stays", sample=SAMPLE),
+    (
+        Control(
+            "the goal's own token instead",
+            per_seed("paper", lambda model: _told(model, before=2), "told", sample=SAMPLE),
+        ),
+        Control(
+            "'|' instead", per_seed("paper", lambda model: _told(model, before=3), "told", sample=SAMPLE)
+        ),
+        Control("untrained twin", per_seed("paper", _told, "told", sample=SAMPLE, twin=True)),
+    ),
+    "Formed after seeing the attention of this model in mid-training (step 4,513): the root token looks at nothing but "
+    "':' in its last layer. One seed.",
+)
