@@ -32,7 +32,7 @@ P20 = Claim(
     "token the goal: taken from the same tree with a goal on the other side, it turns the first step.",
     "not in the paper",
     Accept("first step follows the state's goal in >= .8", lambda r: r["told"] >= 0.8),
-    per_seed("paper", _told, "told, stays", sample=SAMPLE),
+    per_seed("paper", _told, "told", sample=SAMPLE),
     (
         Control(
             "the goal's own token instead",
