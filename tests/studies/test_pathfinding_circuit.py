@@ -233,7 +233,7 @@ def test_a_grown_model_was_trained_on_its_donors_trees_too():
     grown = recipes["grown"]
     names = [recipe.name for recipe in m.lineage(grown)]
     assert names[0] == "grown"
-    assert {"paper", "grow_6", "grow_14"} <= set(names)
+    assert {"plateau", "grow_6", "grow_14"} <= set(names)
     assert len(names) == len(set(names))
     short = replace(recipes["paper"], steps=4)
     small = replace(recipes["grow_14"], steps=3, start=None)
