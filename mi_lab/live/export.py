@@ -17,6 +17,7 @@ with V a number, numbers, "mean" or {"run": tokens}. `to_run` turns them into th
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import json
 import math
@@ -241,15 +242,18 @@ def golden(
     """What torch says, as JSON: the model file and, for each question and set of edits, the logits.
 
     tokens Int[question, pos]. The model is rounded to `dtype` first, so that the page is compared
-    with the same weights. record: further activations to keep.
+    with the same weights; torch computes in double precision, so that only the page's own rounding counts.
+    record: further activations to keep.
     """
     stored = as_stored(model, dtype)
+    exact = copy.deepcopy(stored).double()
     means = None if means is None else Values(*(x.to(TYPES[dtype]).float() for x in means))
     data = to_bytes([model], dtype=dtype, means=[] if means is None else [means])
+    means = None if means is None else Values(*(x.double() for x in means))
     cases = []
     for name, some in {"clean": (), **(edits or {})}.items():
         for question in tokens:
-            got = run(stored, question[None], record=record, edit=to_run(stored, some, means=means))
+            got = run(exact, question[None], record=record, edit=to_run(exact, some, means=means))
             cases.append(
                 {
                     "name": name,
