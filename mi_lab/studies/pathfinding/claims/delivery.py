@@ -41,6 +41,9 @@ P20 = Claim(
         Control(
             "'|' instead", per_seed("paper", lambda model: _told(model, before=3), "told", sample=SAMPLE)
         ),
+        Control(
+            "the model that began with random positions", per_seed("plateau", _told, "told", sample=SAMPLE)
+        ),
         Control("untrained twin", per_seed("paper", _told, "told", sample=SAMPLE, twin=True)),
     ),
     "Formed after seeing the attention of this model in mid-training (step 4,513): the root token looks at nothing but "
