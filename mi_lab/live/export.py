@@ -17,7 +17,6 @@ with V a number, numbers, "mean" or {"run": tokens}. `to_run` turns them into th
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import json
 import math
@@ -245,15 +244,13 @@ def golden(
     with the same weights; torch computes in double precision, so that only the page's own rounding counts.
     record: further activations to keep.
     """
-    stored = as_stored(model, dtype)
-    exact = copy.deepcopy(stored).double()
-    means = None if means is None else Values(*(x.to(TYPES[dtype]).float() for x in means))
+    stored = as_stored(model, dtype).double()
+    means = None if means is None else Values(*(x.to(TYPES[dtype]).double() for x in means))
     data = to_bytes([model], dtype=dtype, means=[] if means is None else [means])
-    means = None if means is None else Values(*(x.double() for x in means))
     cases = []
     for name, some in {"clean": (), **(edits or {})}.items():
         for question in tokens:
-            got = run(exact, question[None], record=record, edit=to_run(exact, some, means=means))
+            got = run(stored, question[None], record=record, edit=to_run(stored, some, means=means))
             cases.append(
                 {
                     "name": name,

@@ -21,7 +21,8 @@ from mi_lab.studies.pathfinding.measure import Trees
 
 
 class TwoGoals(NamedTuple):
-    """Prompts Int[n, pos] up to the root token with one goal and with another, and the first step to each, Int[n]."""
+    """Prompts Int[n, pos] up to the root token with one goal and with another, and the first step to each, Int[n],
+    as the token that the model has to write."""
 
     tokens: Tensor
     other: Tensor
@@ -52,23 +53,21 @@ def two_goals(some: Trees) -> TwoGoals:
     tokens = some.tokens[keep, :width]
     other = tokens.clone()
     other[:, task.goal_position] = goal[keep] + task.first_bare
-    return TwoGoals(tokens, other, step[keep], side.gather(1, goal[:, None])[keep, 0])
+    other_step = side.gather(1, goal[:, None])[:, 0]
+    return TwoGoals(tokens, other, step[keep] + task.first_target, other_step[keep] + task.first_target)
 
 
 @torch.no_grad()
-def told(
-    model: Transformer, some: TwoGoals, first_target: int, *, position: int, layer: int
-) -> tuple[Interval, Interval]:
+def told(model: Transformer, some: TwoGoals, *, position: int, layer: int) -> tuple[Interval, Interval]:
     """Shares of first steps towards the other goal, and still towards the own one, with the state after `layer` at
     `position` taken from the run that was asked for the other goal.
 
-    Only prompts count whose first step is right for both goals. first_target: token of `>0`.
-    Raises ValueError if there are none.
+    Only prompts count whose first step is right for both goals. Raises ValueError if there are none.
     """
     name = f"blocks.{layer}.resid_post"
     there = run(model, some.other, record=name)
-    alone = run(model, some.tokens).logits[:, -1].argmax(-1) - first_target
-    both = (alone == some.step) & (there.logits[:, -1].argmax(-1) - first_target == some.other_step)
+    alone = run(model, some.tokens).logits[:, -1].argmax(-1)
+    both = (alone == some.step) & (there.logits[:, -1].argmax(-1) == some.other_step)
     if not both.any():
         raise ValueError("the model finds both first steps in none of these trees")
     state = there[name][both, position]
@@ -78,7 +77,7 @@ def told(
         x[:, position] = state
         return x
 
-    found = run(model, some.tokens[both], edit={name: put}).logits[:, -1].argmax(-1) - first_target
+    found = run(model, some.tokens[both], edit={name: put}).logits[:, -1].argmax(-1)
     n = int(both.sum())
     return wilson(int((found == some.other_step[both]).sum()), n), wilson(
         int((found == some.step[both]).sum()), n

@@ -18,7 +18,7 @@ def _told(model: Transformer, *, before: int = 1) -> Row:
     task = some.task
     try:
         place = task.root_position - before
-        moved, kept = told(model, two_goals(some), task.first_target, position=place, layer=4)
+        moved, kept = told(model, two_goals(some), position=place, layer=4)
     except ValueError:  # an untrained twin finds no first step
         return {"told": 0.0, "stays": 0.0}
     return {"told": moved.value, "stays": kept.value}
