@@ -6,7 +6,7 @@ JavaScript kernel, on the page's own thread; for pathfinding also the round trip
 and runs that reuse what has not changed. Then explorers in pages of the book (page_explorers.py): from a
 keystroke to the finished picture and to the painted frame, from a cold start to a live explorer, and
 what the page weighs; for pathfinding with the full-size model, and with edits. Medians over `--runs` runs;
-cold starts over 50. About 4 minutes on an idle machine, after `make book`:
+cold starts over 50. 5 to 13 minutes by the machine, which should be idle, after `make book`:
 
     PYTHONPATH=. OMP_NUM_THREADS=1 .venv/bin/python benchmarks/page_engine.py --json benchmarks/page_engine.json
 
