@@ -4,10 +4,10 @@ What really produced the authors' checkpoint is not recorded; their code says Ad
 up to 2.1 million steps, loss on all padding, 135,000 fixed trees. `paper` has the paper's model and
 data law and our recipe (online trees, permuted labels, loss on the path and its first stop, a larger
 learning rate, position vectors that begin as waves): it is named `paper` for the model, and judged by
-the same claims. `plateau` begins with position vectors drawn at random, and learns little more after
-2,000 steps; `grow_6` to `grown` are an attempt to lead it on from trees of 6 nodes back to 16
-(`mi_lab.studies.pathfinding.growth`). Every other recipe switches something, to find out what decides
-which algorithm is learned.
+the same claims. `plateau` begins with position vectors drawn at random and finds 62 % of the paths after
+12,940 steps, most of them because it enters no wrong leaf; `grow_6` to `grown` are an attempt to lead it
+on, from trees of 6 nodes back to 16 (`mi_lab.studies.pathfinding.growth`). Every other recipe switches
+something, to find out what decides which algorithm is learned.
 """
 
 from __future__ import annotations
