@@ -71,6 +71,19 @@ def device_name(device: torch.device | str) -> str:
     return f"{device.type} ({torch.get_num_threads()} thread{'s' * (torch.get_num_threads() != 1)})"
 
 
+def check_writable(path: Path) -> None:
+    """Raises ValueError if no file can be written there: for before minutes of work, not after."""
+    probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{path} could not be written: {error.strerror}") from error
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that at every moment either the old or the new one is whole.
 

@@ -17,8 +17,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from mi_lab import studies
@@ -49,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "studies", nargs="*", metavar="STUDY", help=f"any of {', '.join(study_names())}; default: all"
     )
     claims.add_argument("--json", metavar="FILE", help="write the ledger")
+    claims.add_argument(
+        "--keep", action="store_true", help="keep the verdicts on other claims that stand in FILE"
+    )
     claims.add_argument("--fast", action="store_true", help="fewer seeds and examples")
     claims.add_argument("--only", help="claim ids, e.g. S1,S4")
     claims.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: cores)")
@@ -168,80 +169,49 @@ def _zoo(args: argparse.Namespace) -> int:
 
 
 def _claims(args: argparse.Namespace) -> int:
-    from mi_lab.claims import Verdict, verify_all, write_ledger
+    from mi_lab import claims_run
+    from mi_lab.claims import Claim, Verdict
 
-    def show(verdict: Verdict) -> None:
-        value = "" if verdict.value is None else "{:.4g} [{:.4g}, {:.4g}]".format(*verdict.value)
-        units = f"{verdict.passed}/{verdict.units}" if verdict.units else ""
-        sound = "" if verdict.sound else "  UNSOUND: a control passed"
-        line = f"{verdict.id:5} {verdict.outcome:15} {units:6} {verdict.headline} {value}"
-        print(f"{line:78} {verdict.seconds:6.1f} s  {verdict.title}{sound}", flush=True)
+    failed: list[str] = []
+
+    def show(name: str, claim: Claim, done: Verdict | Exception) -> None:
+        if isinstance(done, Exception):
+            failed.append(f"{claim.id} could not be measured: {type(done).__name__}: {done}")
+            print(failed[-1], flush=True)
+            return
+        value = "" if done.value is None else "{:.4g} [{:.4g}, {:.4g}]".format(*done.value)
+        units = f"{done.passed}/{done.units}" if done.units else ""
+        sound = "" if done.sound else "  UNSOUND: a control passed"
+        line = f"{done.id:5} {done.outcome:15} {units:6} {done.headline} {value}"
+        print(f"{line:78} {done.seconds:6.1f} s  {done.title}{sound}", flush=True)
 
     names = args.studies or list(study_names())
-    known = {name: [c.id for c in study(name).claims] for name in names}
+    known = {name: [claim.id for claim in study(name).claims] for name in names}
     every = [claim for ids in known.values() for claim in ids]
     wanted = [x.strip() for x in args.only.split(",")] if args.only else every
     for claim in wanted:
         if claim not in every:
             there = "; ".join(f"{name} has {', '.join(ids)}" for name, ids in known.items())
             raise ValueError(f"there is no claim {claim!r}; {there}")
+    if args.keep and not args.json:
+        raise ValueError("--keep keeps the other verdicts of a ledger: name it with --json FILE")
+    jobs = [(name, claim) for name in names for claim in study(name).claims if claim.id in wanted]
+    ledger = Path(args.json) if args.json else None
+    kept = claims_run.prepare(ledger, names, keep=args.keep) if ledger else {}
+    measured = {name: sum(job[0] == name for job in jobs) for name in names}
+    print(", ".join(f"{name}: {n} claims" for name, n in measured.items() if n), flush=True)
+    found = claims_run.run(
+        jobs, fast=args.fast, workers=args.workers, json=ledger, kept=kept,
+        command=" ".join(["mi-lab claims", *names]) + " --fast" * args.fast, on_done=show,
+    )  # fmt: skip
+    if failed:
+        partial = (
+            f"; the other verdicts are in {args.json}.partial" if args.json and any(found.values()) else ""
+        )
+        raise ValueError("; ".join(failed) + partial)
     if args.json:
-        _check_writable(Path(args.json))  # before minutes of measuring, not after
-    found: dict[str, list[Verdict]] = {}
-    for name in names:
-        claims = [c for c in study(name).claims if c.id in wanted]
-        if not claims:
-            continue
-        print(f"{name}: {len(claims)} claims")
-        with contextlib.ExitStack() as stack:
-            executor = None
-            if args.workers > 1 and len(claims) > 1:
-                pool = ProcessPoolExecutor(
-                    args.workers, mp_context=get_context("spawn"), initializer=_one_thread
-                )
-                executor = stack.enter_context(pool)
-            else:
-                _one_thread()
-            ids = [(name, c.id) for c in claims]
-            if executor is None:
-                found[name] = verify_all(claims, fast=args.fast, on_verdict=show)
-            else:
-                futures = [executor.submit(verify_one, n, i, args.fast) for n, i in ids]
-                found[name] = []
-                for future in futures:
-                    found[name].append(future.result())
-                    show(found[name][-1])
-    if args.json:
-        command = " ".join(["mi-lab claims", *names])
-        write_ledger(args.json, found, command=command + " --fast" * args.fast)
         print(f"ledger written to {args.json}")
     return 0 if all(v.sound for verdicts in found.values() for v in verdicts) else 1
-
-
-def verify_one(study_name: str, claim_id: str, fast: bool):
-    """Verify a claim by name: what a worker process is sent, since claims hold closures."""
-    from mi_lab.claims import verify
-
-    claim = next(c for c in study(study_name).claims if c.id == claim_id)
-    return verify(claim, fast=fast)
-
-
-def _check_writable(path: Path) -> None:
-    probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"{path} could not be written: {error.strerror}") from error
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -254,7 +224,7 @@ def _export(args: argparse.Namespace) -> int:
     published = path.suffix != ".safetensors"
     out = Path(args.html)
     found = zoo.read(args.checkpoint) if published else checkpoint.load(path)
-    _check_writable(out)
+    checkpoint.check_writable(out)
     label = found.labels[0] if args.label is None else args.label
     model = found.model(label)
     source = found.provenance
@@ -286,7 +256,7 @@ def _export(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     import subprocess
 
-    from mi_lab import bench
+    from mi_lab import bench, checkpoint
 
     scripts = bench.scripts()
     if args.name is None:
@@ -304,7 +274,7 @@ def _bench(args: argparse.Namespace) -> int:
     if args.rounds is not None:
         command += ["--rounds", str(args.rounds)]
     if args.json:
-        _check_writable(Path(args.json))
+        checkpoint.check_writable(Path(args.json))
         command += ["--json", args.json]
     try:
         return subprocess.run(command, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mi_lab import checkpoint, cli
+from mi_lab import checkpoint, claims_run, cli
 from mi_lab.claims import Accept, Claim, Control, Measurement, read_ledger
 from mi_lab.cli import main, parse_seeds
 from mi_lab.model import TransformerConfig
@@ -253,20 +253,87 @@ def test_a_studys_claims_stay_claims_when_their_module_is_imported():
 
 
 def test_a_worker_can_verify_one_claim_after_another():
-    assert [cli.verify_one("sorting", id, True).id for id in ("S7b", "S7", "S7b")] == ["S7b", "S7", "S7b"]
+    assert [claims_run.verify_one("sorting", id, True).id for id in ("S7b", "S7", "S7b")] == [
+        "S7b",
+        "S7",
+        "S7b",
+    ]
 
 
 def test_asking_whether_a_ledger_can_be_written_leaves_the_old_one(toy_study, tmp_path, capsys):
-    def broken(fast: bool) -> Measurement:
-        raise ValueError("no such curve")
-
-    toy_study(replace(toy_claim("T1", 1.0), measure=broken))
+    toy_study(broken_claim("T1"))
     ledger = tmp_path / "ledger.json"
     ledger.write_text("old")
     assert main(["claims", "--workers", "1", "--json", str(ledger)]) == 2
     assert "no such curve" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["ledger.json"]
     assert ledger.read_text() == "old"
+
+
+def broken_claim(id: str) -> Claim:
+    """A claim whose measure raises."""
+
+    def broken(fast: bool) -> Measurement:
+        raise ValueError("no such curve")
+
+    return replace(toy_claim(id, 1.0), measure=broken)
+
+
+def test_a_claim_that_raises_does_not_lose_the_others(toy_study, tmp_path, capsys):
+    toy_study(toy_claim("T1", 1.0), broken_claim("T2"), toy_claim("T3", 1.0))
+    ledger = tmp_path / "ledger.json"
+    ledger.write_text("old")
+    assert main(["claims", "--workers", "1", "--json", str(ledger)]) == 2
+    captured = capsys.readouterr()
+    assert [line.split()[0] for line in captured.out.splitlines()[1:]] == ["T1", "T2", "T3"]
+    partial = tmp_path / "ledger.json.partial"
+    assert captured.err == (
+        f"mi-lab claims: T2 could not be measured: ValueError: no such curve; the other verdicts are in {partial}\n"
+    )
+    assert ledger.read_text() == "old"
+    assert [v.id for v in read_ledger(partial)["sorting"]] == ["T1", "T3"]
+    toy_study(toy_claim("T1", 1.0), toy_claim("T2", 1.0), toy_claim("T3", 1.0))
+    assert main(["claims", "--workers", "1", "--json", str(ledger)]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["ledger.json"]
+
+
+def test_keep_replaces_some_verdicts_and_leaves_the_others(toy_study, tmp_path, capsys):
+    toy_study(toy_claim("T1", 1.0), toy_claim("T2", 1.0))
+    ledger = str(tmp_path / "ledger.json")
+    assert main(["claims", "--workers", "1", "--json", ledger]) == 0
+    toy_study(toy_claim("T1", -1.0), toy_claim("T2", -1.0), toy_claim("T3", 1.0))
+    assert main(["claims", "--workers", "1", "--json", ledger, "--keep", "--only", "T2,T3"]) == 0
+    found = read_ledger(ledger)["sorting"]
+    assert [(v.id, v.outcome) for v in found] == [
+        ("T1", "reproduced"), ("T2", "not reproduced"), ("T3", "reproduced"),
+    ]  # fmt: skip
+    assert main(["claims", "--workers", "1", "--json", ledger, "--only", "T2"]) == 0
+    assert [v.id for v in read_ledger(ledger)["sorting"]] == ["T2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "there is no such file"),
+        ("old", "is no ledger"),
+        ('{"studies": {"pathfinding": []}}', "is a ledger of pathfinding, not of sorting"),
+    ],
+)
+def test_keep_needs_a_ledger_of_this_study(content, says, toy_study, tmp_path, capsys):
+    toy_study(toy_claim("T1", 1.0))
+    ledger = tmp_path / "ledger.json"
+    if content is not None:
+        ledger.write_text(content)
+    assert main(["claims", "--workers", "1", "--json", str(ledger), "--keep"]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert "T1" not in captured.out
+
+
+def test_keep_without_a_ledger_is_refused(toy_study, capsys):
+    toy_study(toy_claim("T1", 1.0))
+    assert main(["claims", "--workers", "1", "--keep"]) == 2
+    assert "name it with --json FILE" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "mi_lab"
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("studies.base", "fast", "forward", "stack", "checkpoint", "bridge", "regress", "labels"),
-    ("recipe",),
+    ("recipe", "once"),
     ("step",),
     ("capture",),
     ("run", "train", "zoo", "publish", "sites"),
@@ -42,12 +42,13 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("node_table", "scan", "clusters", "subtask", "locate", "sufficiency", "algorithm"),
     ("claims", "plot", "charts", "nodemap", "live", "ledger", "sortable", "bench"),
     ("studies.*", "toolbox"),
-    ("cli", "new_study"),
+    ("cli", "claims_run", "new_study"),
 )
 ALSO = {
     # one step inside a level, each for a reason
     ("claims", "metrics"),
     ("cli", "new_study"),
+    ("cli", "claims_run"),
     ("ledger", "claims"),
     ("charts", "plot"),  # one theme
     ("live", "charts"),  # baked drawings

@@ -7,11 +7,12 @@ weights, gets what is there. Searches are cut by family, so that a claim about S
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from mi_lab.locate import Located
 from mi_lab.model import Transformer
 from mi_lab.node_table import NodeTable, fingerprint
+from mi_lab.once import once as _once
 from mi_lab.run import Node
 from mi_lab.studies.arithmetic import circuit
 from mi_lab.studies.arithmetic.claims.common import model, seeded, untrained
@@ -20,19 +21,15 @@ from mi_lab.subtask import Evidence, SubTask, answers_with, draw_pairs
 
 ADDERS = ("add_d3_l2_h3", "add_d5_l2_h3", "add_d6_l2_h3")
 LONGER = ADDERS[1:]
+Made = TypeVar("Made")
 PAIRS = 200  # random pairs behind every interchange: the least that the dossier asks for
 SCANNED = "500 questions, half as in training and half of all classes alike"
 MOVED = f"{PAIRS} random pairs for every sub-task"
 
-_made: dict[tuple[Any, ...], Any] = {}
 
-
-def once(network: Transformer, what: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """`make()`, or what it gave before for the same weights and the same question."""
-    key = (fingerprint(network), *what)
-    if key not in _made:
-        _made[key] = make()
-    return _made[key]
+def once(network: Transformer, what: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+    """`make()`, or what it gave before for the same weights and the same question (`mi_lab.once`)."""
+    return _once((fingerprint(network), *what), make)
 
 
 def nodes(recipe: str, seed: int, *, again: int = 0) -> NodeTable:
