@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -44,20 +45,39 @@ def forward(params: Params, config: TransformerConfig, tokens: Tensor, answer: s
     `lead` is () for one model's params and (model,) for a stack's. Tokens behind the last answer
     position are not read.
     """
+    *_, last = _streams(params, config, tokens, answer)
+    return unembed(last, params, config)
+
+
+def exits(
+    params: Params, config: TransformerConfig, tokens: Tensor, answer: slice = slice(None)
+) -> list[Tensor]:
+    """Logits as of `forward` from every layer's residual stream, first to last: what each layer already knows.
+
+    The last entry is `forward`'s. Read by the final LayerNorm and unembedding, as the logit lens does.
+    """
+    return [unembed(stream, params, config) for stream in _streams(params, config, tokens, answer)]
+
+
+def _streams(params: Params, config: TransformerConfig, tokens: Tensor, answer: slice) -> Iterator[Tensor]:
+    """resid_post at the answer positions [*lead, batch, answer, d_model], layer by layer."""
     first, stop, _ = answer.indices(tokens.shape[-1])
     tokens = tokens[..., :stop]
     if params["W_E"].ndim == 3:
         params = _contiguous(params)
+    late = first if config.n_layers == 1 else 0
     if 2 * config.d_vocab <= tokens.shape[-2]:
-        resid = first_attention_from_table(params, config, tokens, first if config.n_layers == 1 else 0)
+        resid = first_attention_from_table(params, config, tokens, late)
     else:
         resid = gather(params["W_E"], tokens) + params["W_pos"][..., None, : tokens.shape[-1], :]
-        resid = attention_block(resid, params, 0, config, first if config.n_layers == 1 else 0)
+        resid = attention_block(resid, params, 0, config, late)
     resid = mlp_block(resid, params, 0, config)
     for layer in range(1, config.n_layers):
-        resid = attention_block(resid, params, layer, config, first if layer == config.n_layers - 1 else 0)
+        yield resid[..., first:, :]
+        late = first if layer == config.n_layers - 1 else 0
+        resid = attention_block(resid, params, layer, config, late)
         resid = mlp_block(resid, params, layer, config)
-    return unembed(resid, params, config)
+    yield resid
 
 
 def first_attention_from_table(

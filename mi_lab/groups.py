@@ -37,6 +37,7 @@ Above = Callable[[Tensor, Tensor, int, list[int]], Tensor]
 """(z, resid_pre, layer, columns) -> resid_post, [group, b, column, ..]."""
 
 CHUNK_FLOATS = 2**22  # the largest intermediate tensor: groups and questions are taken by it
+KEPT = 4  # chunks of questions whose runs a `Prepared` keeps
 
 
 class GroupSweep(NamedTuple):
@@ -78,41 +79,85 @@ def sweep_groups(
         >>> sweep_groups(Transformer(config), tokens, [pair], answer=slice(2, 4), reduce="loss").effect.shape
         torch.Size([1, 3, 2])
     """
-    model.check_tokens(tokens)
-    if donors is not None:
-        model.check_tokens(donors)
-        if donors.shape != tokens.shape:
-            raise ValueError(
-                f"donors must have the shape of tokens {list(tokens.shape)}, not {list(donors.shape)}"
-            )
-    chosen = tuple(tuple(dict.fromkeys(group)) for group in groups)
-    for node in (node for group in chosen for node in group):
-        if node.check(model.config, tokens.shape[1]).position is None:
-            raise ValueError(f"node {node} is at all positions; a group's nodes need one each")
-    with torch.no_grad(), fast_matmul(model.device):
-        engine = _Engine(model, tokens.shape[1], answer)
-        if donors is None:
-            value = engine.values(value, tokens if reference is None else reference)
-        shrink = reducer(reduce, answer)
+    return Prepared(model, tokens, answer=answer, value=value, donors=donors, reference=reference).sweep(
+        groups, reduce=reduce
+    )
+
+
+class Prepared:
+    """A sweep over groups whose clean runs are made once, for a search that asks again and again.
+
+    Arguments as of `sweep_groups`, which is one such call. The runs are kept as long as they fill no more than
+    `KEPT` chunks, and made again at each call where there are more questions. The weights must not change.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokens: Tensor,
+        *,
+        answer: slice,
+        value: Literal["mean", "zero"] | Values = "mean",
+        donors: Tensor | None = None,
+        reference: Tensor | None = None,
+    ) -> None:
+        model.check_tokens(tokens)
+        if donors is not None:
+            model.check_tokens(donors)
+            if donors.shape != tokens.shape:
+                raise ValueError(
+                    f"donors must have the shape of tokens {list(tokens.shape)}, not {list(donors.shape)}"
+                )
+        self.model, self.tokens, self.donors, self.answer = model, tokens, donors, answer
+        with torch.no_grad(), fast_matmul(model.device):
+            self.engine = _Engine(model, tokens.shape[1], answer)
+            if donors is None:
+                value = self.engine.values(value, tokens if reference is None else reference)
+        self.value = value
+        self.runs: dict[int, tuple[_Clean, Values]] = {}
+
+    def sweep(
+        self, groups: Sequence[Sequence[Node]], *, reduce: Reduce | Literal["loss", "correct"] | None = None
+    ) -> GroupSweep:
+        """As `sweep_groups`."""
+        tokens, engine = self.tokens, self.engine
+        chosen = tuple(tuple(dict.fromkeys(group)) for group in groups)
+        for node in (node for group in chosen for node in group):
+            if node.check(self.model.config, tokens.shape[1]).position is None:
+                raise ValueError(f"node {node} is at all positions; a group's nodes need one each")
         # no answer can read what is behind the last of them
         felt = [tuple(node for node in group if _position(node) < engine.stop) for group in chosen]
+        shrink = reducer(reduce, self.answer)
         changed: Tensor | None = None
         clean_parts = []
         step = min(len(tokens), engine.rows)
-        for begin in range(0, len(tokens), step):
-            rows = tokens[begin : begin + step]
-            clean = engine.clean(rows)
-            new = clean if donors is None else engine.clean(donors[begin : begin + step])
-            given = new.values if donors is not None else value.rows(begin, begin + step)  # type: ignore
-            base = shrink(clean.logits, rows)
-            clean_parts.append(base)
-            if changed is None:
-                changed = base.new_empty(len(chosen), len(tokens), *base.shape[1:])
-            for places in _batches(felt, max(1, engine.rows // len(rows))):
-                logits = engine.changed(clean, given, [felt[i] for i in places])
-                changed[places, begin : begin + step] = shrink(logits, rows)
+        with torch.no_grad(), fast_matmul(self.model.device):
+            for begin in range(0, len(tokens), step):
+                rows = tokens[begin : begin + step]
+                clean, given = self._run(begin, step)
+                base = shrink(clean.logits, rows)
+                clean_parts.append(base)
+                if changed is None:
+                    changed = base.new_empty(len(chosen), len(tokens), *base.shape[1:])
+                for places in _batches(felt, max(1, engine.rows // len(rows))):
+                    logits = engine.changed(clean, given, [felt[i] for i in places])
+                    changed[places, begin : begin + step] = shrink(logits, rows)
         assert changed is not None
         return GroupSweep(chosen, changed, torch.cat(clean_parts))
+
+    def _run(self, begin: int, step: int) -> tuple[_Clean, Values]:
+        """The clean run of these questions, and what takes the nodes' place."""
+        if begin in self.runs:
+            return self.runs[begin]
+        clean = self.engine.clean(self.tokens[begin : begin + step])
+        if self.donors is not None:
+            given = self.engine.clean(self.donors[begin : begin + step]).values
+        else:
+            assert isinstance(self.value, Values)
+            given = self.value.rows(begin, begin + step)
+        if len(self.tokens) <= KEPT * step:
+            self.runs[begin] = clean, given
+        return clean, given
 
 
 def sweep_positions(

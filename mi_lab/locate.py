@@ -25,7 +25,7 @@ from mi_lab.subtask import (
     Evidence,
     Pairs,
     SubTask,
-    answers_with,
+    answering,
     checked_nodes,
     draw_pairs,
     mean_attention,
@@ -205,6 +205,7 @@ class _Trial:
         self, model: Transformer, subtask: SubTask, nodes: Sequence[Node] | None, pairs: Pairs
     ) -> None:
         self.model, self.subtask, self.pairs = model, subtask, pairs
+        self.answers = answering(model, pairs, subtask.task.answer)
         if nodes is None:
             every = all_nodes(model.config, subtask.task.answer.stop)
             self.nodes = tuple(node for node in every if node.head is not None)
@@ -249,7 +250,7 @@ class _Trial:
 
     def measure(self, groups: Sequence[Group]) -> dict[Group, float]:
         """The share of pairs that each group matches."""
-        found = answers_with(self.model, self.pairs, groups, self.subtask.task.answer)
+        found = self.answers(groups)
         matches = (found == self.pairs.expected).all(-1).double().mean(-1).tolist()
         self.tested += len(groups)
         return dict(zip(groups, matches))

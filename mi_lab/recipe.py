@@ -70,6 +70,10 @@ class Recipe:
         and loss stay fp32): 1.6 times as fast on a CPU that has it, and not the same run; or "tf32" for
         products of numbers rounded to 10 bits on a GPU (a CPU has no such thing and computes in fp32).
     start: weights that come from a donor or a rule, at the beginning or again and again; None means fresh ones.
+    exits: weight of the mean loss of the earlier layers, each read by the final LayerNorm and unembedding as the
+        last one is (deep supervision, early exits): whatever can be had early is had early. 0 means the last alone.
+    data: added to the seed of the data, so that a run which goes on from another one's weights, with the same
+        seed, sees examples of its own.
     """
 
     name: str
@@ -91,6 +95,8 @@ class Recipe:
     checkpoints: tuple[int, ...] = field(default=())
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     start: Start | None = None
+    exits: float = 0.0
+    data: int = 0
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -104,6 +110,8 @@ class Recipe:
             ("batch", self.batch >= 1, "at least 1"),
             ("steps", self.steps >= 1, "at least 1"),
             ("decay_from", 0 <= self.decay_from < 1, "in [0, 1)"),
+            ("exits", self.exits >= 0, "0 or positive"),
+            ("data", 0 <= self.data < 2**31, "in [0, 2^31)"),
             ("clip", self.clip is None or self.clip > 0, "positive or None"),
             ("start.every", every is None or every >= 1, "at least 1 or None"),
             ("horizon", self.horizon is None or self.horizon >= self.steps, f"at least steps = {self.steps}"),
@@ -139,7 +147,10 @@ class Recipe:
         out = {k: v for k, v in vars(self).items() if k not in ("task", "config", "description")}
         if self.precision == "fp32":  # the digests of models published before the choice existed stay
             del out["precision"]
-        if self.start is None:  # likewise
+        for name in ("exits", "data"):  # likewise
+            if not out[name]:
+                del out[name]
+        if self.start is None:
             del out["start"]
         else:
             out["start"] = self.start.to_dict()

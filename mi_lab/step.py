@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mi_lab.forward import forward
+from mi_lab.forward import exits, forward
 from mi_lab.recipe import Recipe
 from mi_lab.stack import Stack, backward
 from mi_lab.studies.base import targets
@@ -88,19 +88,29 @@ class Step:
             tokens[0] if len(self.stack) == 1 else tokens
         )  # plain matrix products instead of batched ones
         with torch.autocast(self.stack.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            logits = forward(self.leaves, recipe.config, inputs, task.answer)
-        right = tokens[..., task.answer.start + 1 : task.answer.stop + 1]
+            if recipe.exits:
+                *earlier, logits = exits(self.leaves, recipe.config, inputs, task.answer)
+            else:
+                earlier, logits = [], forward(self.leaves, recipe.config, inputs, task.answer)
         logits = logits.float()
+        weights = task.weights(tokens.flatten(0, 1))
+        loss = total = self._loss(logits, tokens, weights)
+        if earlier:
+            before = sum(self._loss(x.float(), tokens, weights) for x in earlier)
+            total = loss + recipe.exits * before / len(earlier)
+        backward(total.sum(), self.leaves)  # models share no weights, so the sum gives each its own gradient
+        return loss.detach(), logits.detach()
+
+    def _loss(self, logits: Tensor, tokens: Tensor, weights: Tensor | None) -> Tensor:
+        """Mean cross-entropy [model] of the answer tokens that count, in nats."""
+        answer = self.recipe.task.answer
+        right = tokens[..., answer.start + 1 : answer.stop + 1]
         loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), right.reshape(-1), reduction="none")
         loss = loss.view(right.shape)
-        weights = task.weights(tokens.flatten(0, 1))
         if weights is None:
-            loss = loss.mean((1, 2))
-        else:
-            weights = weights.view(right.shape).to(loss)
-            loss = (loss * weights).sum((1, 2)) / weights.sum((1, 2))
-        backward(loss.sum(), self.leaves)  # models share no weights, so the sum gives each its own gradient
-        return loss.detach(), logits.detach()
+            return loss.mean((1, 2))
+        weights = weights.view(right.shape).to(loss)
+        return (loss * weights).sum((1, 2)) / weights.sum((1, 2))
 
     @torch.no_grad()
     def _accuracy(self, logits: Tensor, tokens: Tensor) -> Tensor:

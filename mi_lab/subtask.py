@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from mi_lab.ablate import node_values, patch_nodes
-from mi_lab.groups import Group, sweep_groups
+from mi_lab.groups import Group, Prepared
 from mi_lab.model import Transformer
 from mi_lab.node_table import Count
 from mi_lab.run import Node, run
@@ -45,6 +45,9 @@ Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 """(n, generator) -> clean, store, Int[n, n_ctx] each."""
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(clean, store) -> Int[n, answer]: the answer to `clean` with this sub-task's value taken from `store`."""
+Answers = Callable[[Sequence[Group]], Tensor]
+"""groups -> Int16[group, pair, answer]"""
+MANY = 24  # from so many single nodes on the sweep over nodes is the faster one
 
 
 @dataclass(frozen=True)
@@ -232,30 +235,53 @@ def checked_nodes(model: Transformer, subtask: SubTask, nodes: Sequence[Node]) -
     return tuple(nodes)
 
 
-def answers_with(model: Transformer, pairs: Pairs, groups: Sequence[Group], answer: slice) -> Tensor:
-    """Int16[group, pair, answer]: the answers with each group taken from the store run."""
+def answering(model: Transformer, pairs: Pairs, answer: slice) -> Answers:
+    """What gives Int16[group, pair, answer]: the answers with each group taken from the store run.
+
+    For asking again and again: the runs of these pairs are made once (`mi_lab.groups.Prepared`).
+    """
+    prepared: Prepared | None = None
 
     def tokens(logits: Tensor, rows: Tensor) -> Tensor:
         return logits.argmax(-1).to(torch.int16)
 
-    if not groups or not len(pairs.clean):
-        return pairs.right.new_empty(len(groups), *pairs.right.shape, dtype=torch.int16)
-    if all(len(group) == 1 for group in groups):  # the same numbers, a little faster
-        nodes = [group[0] for group in groups]
-        return patch_nodes(model, pairs.clean, pairs.store, nodes, answer=answer, reduce=tokens).changed
-    return sweep_groups(model, pairs.clean, groups, donors=pairs.store, answer=answer, reduce=tokens).changed
+    def answers(groups: Sequence[Group]) -> Tensor:
+        nonlocal prepared
+        if not groups or not len(pairs.clean):
+            return pairs.right.new_empty(len(groups), *pairs.right.shape, dtype=torch.int16)
+        if len(groups) >= MANY and all(
+            len(group) == 1 for group in groups
+        ):  # the same numbers, a little faster
+            nodes = [group[0] for group in groups]
+            return patch_nodes(model, pairs.clean, pairs.store, nodes, answer=answer, reduce=tokens).changed
+        if prepared is None:
+            prepared = Prepared(model, pairs.clean, donors=pairs.store, answer=answer)
+        return prepared.sweep(groups, reduce=tokens).changed
+
+    return answers
 
 
-def _generated(model: Transformer, pairs: Pairs, groups: Sequence[Group], answer: slice) -> Tensor:
-    """As `answers_with`, with every answer token chosen and then read by the model itself."""
-    values, out = node_values(model, pairs.store), []
-    for group in groups:
-        rows = pairs.clean.clone()
-        for position in range(answer.start, answer.stop):
-            edit = {node: values.of(node) for node in group if (node.position or 0) <= position}
-            rows[:, position + 1] = run(model, rows[:, : position + 1], edit=edit).logits[:, -1].argmax(-1)
-        out.append(rows[:, answer.start + 1 : answer.stop + 1].to(torch.int16))
-    return torch.stack(out)
+def answers_with(model: Transformer, pairs: Pairs, groups: Sequence[Group], answer: slice) -> Tensor:
+    """Int16[group, pair, answer]: the answers with each group taken from the store run."""
+    return answering(model, pairs, answer)(groups)
+
+
+def _generating(model: Transformer, pairs: Pairs, answer: slice) -> Answers:
+    """As `answering`, with every answer token chosen and then read by the model itself."""
+
+    def answers(groups: Sequence[Group]) -> Tensor:
+        values, out = node_values(model, pairs.store), []
+        for group in groups:
+            rows = pairs.clean.clone()
+            for position in range(answer.start, answer.stop):
+                edit = {node: values.of(node) for node in group if (node.position or 0) <= position}
+                rows[:, position + 1] = (
+                    run(model, rows[:, : position + 1], edit=edit).logits[:, -1].argmax(-1)
+                )
+            out.append(rows[:, answer.start + 1 : answer.stop + 1].to(torch.int16))
+        return torch.stack(out)
+
+    return answers
 
 
 def measure(
@@ -268,17 +294,16 @@ def measure(
     free_running: bool,
 ) -> list[Evidence]:
     """Every group on the same fresh pairs, with its controls: a sweep for each kind of pair."""
-    answers, answer = _generated if free_running else answers_with, subtask.task.answer
+    how, answer = _generating if free_running else answering, subtask.task.answer
     pairs, still = draw_pairs(subtask, n, generator, model.device)
-    found = answers(model, pairs, groups, answer)
-    unmoved = answers(model, still, groups, answer) if len(still.clean) else None
+    answers = how(model, pairs, answer)
+    found = answers(groups)
+    unmoved = how(model, still, answer)(groups) if len(still.clean) else None
     others = [(s, draw_pairs(s, n, generator, model.device)[0]) for s in siblings]
-    foreign = [(s, (answers(model, p, groups, answer) == p.expected).all(-1)) for s, p in others]
+    foreign = [(s, (how(model, p, answer)(groups) == p.expected).all(-1)) for s, p in others]
     places = [_elsewhere(model, group, answer.stop) for group in groups]
     decoys = list(dict.fromkeys(group for named in places for group in named.values()))
-    away = (
-        dict(zip(decoys, (answers(model, pairs, decoys, answer) == pairs.expected).all(-1))) if decoys else {}
-    )
+    away = dict(zip(decoys, (answers(decoys) == pairs.expected).all(-1))) if decoys else {}
     looks = mean_attention(model, pairs.clean, [node for group in groups for node in group])
     should = pairs.expected != pairs.right
     out = []

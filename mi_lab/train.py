@@ -225,7 +225,7 @@ class _Group:
         self.recipe, self.seeds, self.device, self.folder = recipe, seeds, device, folder
         self.onednn = onednn
         self.stack = Stack.init(recipe.config, seeds, device)
-        generators = [torch.Generator(device).manual_seed(DATA_SEED + seed) for seed in seeds]
+        generators = [torch.Generator(device).manual_seed(DATA_SEED + recipe.data + seed) for seed in seeds]
         self.one_step = Step(recipe, self.stack, generators)
         self.log_every = max(1, recipe.steps // 500)
         self.runner = runner(self.one_step, self.log_every, device)

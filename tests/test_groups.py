@@ -79,6 +79,27 @@ def test_memory_decides_the_batches_not_the_result(make_model, make_tokens, monk
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("floats", [engine.CHUNK_FLOATS, 100])
+def test_a_prepared_sweep_makes_its_runs_once_if_they_are_few(make_model, make_tokens, monkeypatch, floats):
+    model, tokens, donors = make_model(d_mlp=12), make_tokens(6), make_tokens(6, seed=1)
+    monkeypatch.setattr(engine, "CHUNK_FLOATS", floats)
+    made = []
+    clean = engine._Engine.clean
+    monkeypatch.setattr(
+        engine._Engine, "clean", lambda self, rows: made.append(len(rows)) or clean(self, rows)
+    )
+    chosen = some_groups(model)
+    prepared = engine.Prepared(model, tokens, answer=slice(4, 7), donors=donors)
+    first, second = prepared.sweep(chosen[:2]), prepared.sweep(chosen, reduce="loss")
+    again = 1 if floats > 100 else 2  # too many chunks are not kept
+    assert sum(made) == 2 * len(tokens) * again
+    assert torch.equal(
+        first.changed, sweep_groups(model, tokens, chosen[:2], answer=slice(4, 7), donors=donors).changed
+    )
+    wanted = sweep_groups(model, tokens, chosen, answer=slice(4, 7), donors=donors, reduce="loss")
+    assert torch.equal(second.changed, wanted.changed)
+
+
 def test_the_empty_group_and_one_behind_the_answer_change_nothing(make_model, make_tokens):
     model, tokens = make_model(), make_tokens()
     sweep = sweep_groups(

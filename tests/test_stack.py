@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from mi_lab.fast import fast_matmul, medium_is_accurate
-from mi_lab.forward import large
+from mi_lab.forward import exits, large
 from mi_lab.model import Transformer, TransformerConfig
 from mi_lab.stack import Stack, backward, forward, onednn_pays, stacking_pays, to_reference
 
@@ -28,6 +28,37 @@ def test_fast_logits_equal_the_reference(make_model, make_tokens, shape, batch, 
     for i in range(3):
         single = forward(stack.params(i), stack.config, tokens, answer)
         torch.testing.assert_close(single, wanted[i], rtol=1e-5, atol=1e-5)
+
+
+def layer_outputs(model, tokens):
+    """resid_post of every layer, of the plain model."""
+    streams = []
+
+    def tap(name, value):
+        if name.endswith("resid_post"):
+            streams.append(value)
+        return value
+
+    model(tokens, tap)
+    return streams
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_layers_exit_is_its_stream_through_the_final_norm_and_unembedding(
+    make_model, make_tokens, shape, answer
+):
+    models, tokens = [make_model(seed, **shape) for seed in range(2)], make_tokens(3)
+    stack = Stack.from_models(models)
+    stacked = exits(stack.params(), stack.config, tokens.expand(2, -1, -1), answer)
+    assert len(stacked) == stack.config.n_layers
+    for i, model in enumerate(models):
+        single = exits(stack.params(i), stack.config, tokens, answer)
+        for layer, stream in enumerate(layer_outputs(model, tokens)):
+            wanted = model.ln_final(stream[:, answer]) @ model.unembed.W_U + model.unembed.b_U
+            torch.testing.assert_close(single[layer], wanted, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(stacked[layer][i], wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(single[-1], model(tokens)[:, answer], rtol=1e-5, atol=1e-5)
 
 
 def test_the_largest_batch_has_large_products_and_the_others_do_not():

@@ -102,6 +102,59 @@ def test_checkpoints_are_the_steps_asked_for_and_the_last(history):
     assert torch.equal(history.model().unembed.W_U, history.stack.model(0).unembed.W_U)
 
 
+def layer_outputs(model, tokens):
+    """resid_post of every layer, of the plain model."""
+    streams = []
+
+    def tap(name, value):
+        if name.endswith("resid_post"):
+            streams.append(value)
+        return value
+
+    model(tokens, tap)
+    return streams
+
+
+def test_exits_learn_from_every_layer_and_show_the_last_ones_loss():
+    config = replace(RECIPE.config, n_layers=3)
+    recipe = replace(RECIPE, config=config, exits=0.5, steps=6, clip=None)
+    model = Transformer(config, generator=torch.Generator().manual_seed(1))
+    plain = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser](
+        model.parameters(), weight_decay=recipe.weight_decay, betas=recipe.betas
+    )
+    generator = torch.Generator().manual_seed(DATA_SEED + 1)
+    pool = TASK.sample(train.POOL * recipe.batch, generator=generator).split(recipe.batch)
+    losses = []
+    for step in range(recipe.steps):
+        streams = layer_outputs(model, pool[step])
+        logits = [
+            (model.ln_final(x) @ model.unembed.W_U + model.unembed.b_U)[:, TASK.answer] for x in streams
+        ]
+        right = pool[step][:, 4:7].flatten()
+        *earlier, last = [cross_entropy(x.flatten(0, 1), right) for x in logits]
+        plain.zero_grad()
+        (last + 0.5 * (earlier[0] + earlier[1]) / 2).backward()
+        plain.param_groups[0]["lr"] = recipe.lr_at(step)
+        plain.step()
+        losses.append(last.item())
+    fitted = quiet(recipe)
+    torch.testing.assert_close(fitted.loss[1], torch.tensor(losses), rtol=1e-4, atol=1e-5)
+    other = quiet(replace(recipe, exits=0.0))
+    assert not torch.allclose(other.loss[1], torch.tensor(losses), rtol=1e-4, atol=1e-5)
+
+
+def test_data_are_other_examples_for_the_same_seed():
+    first = quiet(replace(RECIPE, steps=1, seeds=(1,)))
+    again = quiet(replace(RECIPE, steps=1, seeds=(1,), data=5))
+    generator = torch.Generator().manual_seed(DATA_SEED + 6)
+    tokens = TASK.sample(train.POOL * RECIPE.batch, generator=generator)[: RECIPE.batch]
+    model = Transformer(RECIPE.config, generator=torch.Generator().manual_seed(1))
+    logits = model(tokens)[:, TASK.answer]
+    loss = cross_entropy(logits.flatten(0, 1), tokens[:, 4:7].flatten())
+    assert float(again.loss[0, 0]) == pytest.approx(loss.item(), abs=1e-5)
+    assert float(first.loss[0, 0]) != pytest.approx(loss.item(), abs=1e-5)
+
+
 @pytest.mark.parametrize("optimiser", ["adam", "adamw"])
 def test_fit_equals_a_plain_loop_over_the_reference(optimiser):
     recipe = replace(RECIPE, optimiser=optimiser, clip=0.5, warmup=3, steps=8, decay="cosine")
@@ -386,6 +439,8 @@ def test_a_progress_bar_shows_loss_and_accuracy(capsys):
         ({"steps": 0}, "steps must be at least 1"),
         ({"decay_from": 1.0}, r"decay_from must be in \[0, 1\)"),
         ({"clip": 0.0}, "clip must be positive or None"),
+        ({"exits": -0.5}, "exits must be 0 or positive, not -0.5"),
+        ({"data": -1}, r"data must be in \[0, 2\^31\), not -1"),
         ({"start": Given(every=0)}, r"start.every must be at least 1 or None, not 0"),
         ({"horizon": 10}, "horizon must be at least steps = 60, not 10"),
         ({"task": SortingTask()}, "the task needs n_ctx >= 21 and d_vocab >= 52"),
@@ -410,6 +465,9 @@ def test_the_digest_changes_with_what_decides_the_result():
     assert replace(RECIPE, name="other", seeds=(5,), checkpoints=()).digest == RECIPE.digest
     for changes in ({"lr": 0.1}, {"task": SortingTask(3, 8, repeats=True)}, {"clip": 1.0}):
         assert replace(RECIPE, **changes).digest != RECIPE.digest
+    options = [RECIPE, replace(RECIPE, exits=0.5), replace(RECIPE, exits=1.0), replace(RECIPE, data=7)]
+    assert len({recipe.digest for recipe in options}) == 4
+    assert not {"exits", "data"} & RECIPE.to_dict().keys()  # digests from before there was a choice stay
     starts = [replace(RECIPE, start=start).digest for start in (None, Given(), Given(every=3))]
     assert len(set(starts)) == 3
     assert starts[0] == RECIPE.digest

@@ -245,6 +245,19 @@ def test_a_grown_model_was_trained_on_its_donors_trees_too():
     assert len(trained) == 4 * 64 + 2 * 8  # trees of 14 nodes are left out
 
 
+def test_a_run_with_trees_of_its_own_is_searched_among_those():
+    recipe = replace(recipes["paper"], steps=2, batch=8, data=9, start=None)
+    trained = m.training_fingerprints(recipe, 0)
+    own, same = (
+        recipe.task.fingerprint(
+            recipe.task.sample(32 * 8, generator=torch.Generator().manual_seed(m.DATA_SEED + data))
+        )[:16]
+        for data in (9, 0)
+    )
+    assert m.among(own, trained).all()
+    assert not m.among(same, trained).any()
+
+
 def test_the_scrubbing_figure_has_its_shape_and_its_limits():
     model = m.model("quick", 1)
     found = figure(model, "quick", n=20, pool=400, registers=[15, 17, 18])

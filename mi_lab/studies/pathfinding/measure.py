@@ -171,7 +171,7 @@ def training_fingerprints(recipe: Recipe, seed: int) -> Tensor:
         assert isinstance(task, PathfindingTask)
         if task.n_nodes < max(sizes):
             continue
-        generator = torch.Generator().manual_seed(DATA_SEED + seed)
+        generator = torch.Generator().manual_seed(DATA_SEED + part.data + seed)
         pools = -(-part.steps // POOL)
         drawn = [task.fingerprint(task.sample(POOL * part.batch, generator=generator)) for _ in range(pools)]
         found[part.digest] = torch.cat(drawn)[: part.steps * part.batch]

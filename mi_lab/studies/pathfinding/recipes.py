@@ -55,6 +55,13 @@ PAPER = replace(
     description="Six layers, one head, d_model 128 on trees of 16 nodes; positions begin as waves.",
 )  # fmt: skip
 
+# Goes on from PAPER with a loss at every layer, on trees of its own, at a rate that is high at first again.
+DEEP = replace(
+    PAPER, name="deep", start=Grown((PAPER,)), exits=1.0, data=0x5EED03, steps=11_000, warmup=200, decay_from=0.6,
+    checkpoints=(0, *range(3000, 11_000, 1000)),
+    description="paper, gone on with a loss at every layer.",
+)  # fmt: skip
+
 
 def grown(n_nodes: int, steps: int, donors: tuple[Recipe, ...], **changes: object) -> Recipe:
     """The full-size model on trees of `n_nodes` nodes, from where the donors were; as many tokens a step."""
