@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mi_lab import once
 from mi_lab.model import Transformer
 from mi_lab.node_table import Count, Row
 from mi_lab.run import Node
@@ -65,7 +66,7 @@ def test_a_search_is_made_once_for_the_same_weights(planted, monkeypatch):
     calls = []
     real = circuit.explain
     monkeypatch.setattr(circuit, "explain", lambda *a, **k: calls.append(k["families"]) or real(*a, **k))
-    monkeypatch.setattr(seen, "_made", {})
+    monkeypatch.setattr(once, "_made", {})
     first = seen.evidence(NAME, 0, "SA")
     assert seen.evidence(NAME, 1, "SA").evidence == first.evidence
     assert calls == [("SA",)]

@@ -57,8 +57,8 @@ PAPER = replace(
 
 # Goes on from PAPER with a loss at every layer, on trees of its own, at a rate that is high at first again.
 DEEP = replace(
-    PAPER, name="deep", start=Grown((PAPER,)), exits=1.0, data=0x5EED03, steps=11_000, warmup=200, decay_from=0.6,
-    checkpoints=(0, *range(3000, 11_000, 1000)),
+    PAPER, name="deep", start=Grown((PAPER,)), exits=1.0, data=0x5EED03, steps=10_000, warmup=200, decay_from=0.525,
+    checkpoints=(0, *range(3000, 10_000, 1000)),
     description="paper, gone on with a loss at every layer.",
 )  # fmt: skip
 
