@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import pickle
@@ -40,6 +41,22 @@ def once(key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
         folder = os.environ.get(FOLDER)
         _made[key] = make() if folder is None else _from(Path(folder), key, make)
     return _made[key]
+
+
+def shared(function: Callable[..., Made]) -> Callable[..., Made]:
+    """A function whose results the workers of a run share; outside of one it is as it was.
+
+    For functions of names and numbers that always give the same, such as measurements on a published model.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **options: Any) -> Made:
+        if FOLDER not in os.environ:
+            return function(*args, **options)
+        key = (function.__module__, function.__qualname__, args, tuple(sorted(options.items())))
+        return once(key, lambda: function(*args, **options))
+
+    return wrapper
 
 
 def _from(folder: Path, key: tuple[Any, ...], make: Callable[[], Made]) -> Made:

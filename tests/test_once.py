@@ -101,3 +101,32 @@ def test_what_is_read_from_the_folder_is_what_was_made(monkeypatch):
         assert once(("x",), lambda: {"a": (1, 2.5)}) == {"a": (1, 2.5)}
         monkeypatch.setattr(module, "_made", {})  # as another process
         assert once(("x",), lambda: pytest.fail("made again")) == {"a": (1, 2.5)}
+
+
+@module.shared
+def doubled(x, *, log):
+    log.append(x)
+    return 2 * x
+
+
+class Log(list):
+    """A list that says the same of itself whatever is in it, as an argument of a shared function must."""
+
+    def __repr__(self):
+        return "Log"
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        return list(self) == list(other)
+
+
+def test_a_shared_function_is_remembered_inside_a_run_only():
+    log = Log()
+    assert [doubled(1, log=log), doubled(1, log=log)] == [2, 2]
+    assert log == [1, 1]
+    with among_workers():
+        log.clear()
+        assert [doubled(2, log=log), doubled(2, log=log), doubled(3, log=log)] == [4, 4, 6]
+        assert log == [2, 3]

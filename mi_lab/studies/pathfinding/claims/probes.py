@@ -19,6 +19,7 @@ from mi_lab.claims import Accept, Claim, Control, Measurement
 from mi_lab.erase import Erasure, erase_sites
 from mi_lab.lens import logit_lens
 from mi_lab.model import Transformer
+from mi_lab.once import shared
 from mi_lab.probe import ProbeResult, normalised, probe, probe_sites
 from mi_lab.run import Edit, knock_out, run
 from mi_lab.sites import Site, capture, residual_sites, truncated, untrained_twin
@@ -346,6 +347,7 @@ P3 = Claim(
 
 
 @functools.lru_cache(maxsize=8)
+@shared
 def readings(s: Subject) -> Row:
     """P6's and P13's numbers."""
     row = stream_readings(s.model, m.task_of(s.recipe), s.some(N_STREAM))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from mi_lab.claims import Accept, Claim, Control, Measurement
+from mi_lab.once import shared
 from mi_lab.studies.pathfinding import measure as m
 from mi_lab.studies.pathfinding.circuit import untrained_twin
 from mi_lab.studies.pathfinding.claims.common import OURS, Row, table
@@ -34,6 +35,7 @@ HYPOTHESES: tuple[tuple[str, Direction, int], ...] = (
 
 
 @functools.lru_cache(maxsize=64)
+@shared
 def roads(recipe: str, seed: int, order: str, *, twin: bool = False) -> Row:
     """Recovered logit difference at the first step, worst layer for each hypothesis.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from mi_lab.claims import Accept, Claim, Control, Measurement
+from mi_lab.once import shared
 from mi_lab.studies.pathfinding import measure as m
 from mi_lab.studies.pathfinding.circuit import untrained_twin
 from mi_lab.studies.pathfinding.claims.common import FIGURES, Row, table
@@ -14,6 +15,7 @@ SAMPLE = "150 backward trees for each P = 1..14, donors from 4,000"
 
 
 @functools.lru_cache(maxsize=8)
+@shared
 def scrub_figure(recipe: str, seed: int, *, twin: bool = False) -> Figure:
     """The figure of one published model (or its untrained twin), once per process."""
     model = m.model(recipe, seed)
