@@ -170,7 +170,12 @@ _all = [
 ]  # fmt: skip
 recipes: dict[str, Recipe] = {recipe.name: recipe for recipe in _all}
 # Recipes whose development is recorded, and weights in mid-training that are published: seed -> steps.
-KEPT_STEPS: dict[str, dict[int, tuple[int, ...]]] = {"paper": {0: (4000,)}, "waves": {}, "plateau": {}, "middle": {}}
+KEPT_STEPS: dict[str, dict[int, tuple[int, ...]]] = {
+    "paper": {0: (4000,)},
+    "waves": {},
+    "plateau": {},
+    "middle": {},
+}
 # Recipes whose models are not (yet) published; `live` is trained in the chapter, the growing ones are not finished.
 UNPUBLISHED = (
     "live", *(recipe.name for recipe in GROWTH), "grown", "not_grown", "quick_waves",
