@@ -36,7 +36,8 @@ P21 = Claim(
     "A loss at every layer leads the stuck model on",
     OURS,
     f"From the same weights and at the same constant rate, {STEP:,} steps with a loss at every layer (read by the "
-    "final LayerNorm and unembedding) teach first steps that depth cannot tell; as many with a loss at the last do not.",
+    "final LayerNorm and unembedding) teach first steps that depth cannot tell; with a loss at the last alone they "
+    "do not.",
     "not in the paper",
     Accept("hard first steps right more often by >= .05 than before", lambda r: r["gain"] >= 0.05),
     _gain(STEPS, lambda: zoo.load(f"pathfinding/{STEPS}", STEP)) if m.published(LATE) else None,
