@@ -276,3 +276,11 @@ def test_kept_keys():
     other = keys_kept(15, "seven random keys", registers, generator)
     assert len(other) == 2
     assert not set(other) & {36, 38, *range(1, 45, 3)}
+
+
+def test_what_each_layer_knows_ends_with_what_the_model_knows():
+    model, some = m.model("quick", 1), m.trees(m.task_of("quick"), 300, 5)
+    known = m.exact_by_layer(model, some, chunk=70)
+    assert len(known) == model.config.n_layers
+    assert known[-1] == pytest.approx(float(m.exact(model, some).float().mean()), abs=1e-6)
+    assert known[0] < 0.1 < known[-1]  # one layer can't even walk

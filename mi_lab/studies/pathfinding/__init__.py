@@ -43,6 +43,7 @@ from mi_lab.studies.pathfinding.measure import (
     deduction,
     development,
     exact,
+    exact_by_layer,
     positions,
     recorded_figures,
     trees,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:  # loaded when first used: they bring matplotlib and widgets
 __all__ = [
     "POLICIES", "Accuracy", "PathfindingTask", "Recovery", "Trees", "accuracy", "ancestors_attended",
     "attention_by_relation", "blocked", "by_length", "claims", "composition_matrix", "deduction", "development",
-    "exact", "exercises", "explorers", "figures", "live", "load", "mass_by_class", "memory_test", "patterns",
+    "exact", "exact_by_layer", "exercises", "explorers", "figures", "live", "load", "mass_by_class", "memory_test", "patterns",
     "pointer_test", "position_scores", "positions", "recipes", "recorded_figures", "relabelled", "relations",
     "scrub_figure", "success", "task", "to_ancestors", "token_class", "trees", "untrained_twin",
 ]  # fmt: skip

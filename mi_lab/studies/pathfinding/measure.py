@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mi_lab import zoo
+from mi_lab.forward import exits
 from mi_lab.metrics import Interval, wilson
 from mi_lab.model import Transformer
 from mi_lab.run import run
@@ -156,6 +157,21 @@ def accuracy(model: Transformer, some: Trees) -> Accuracy:
         float(right[hard, 0].float().mean()) if hard.any() else float("nan"),
         len(whole),
     )
+
+
+@torch.no_grad()
+def exact_by_layer(model: Transformer, some: Trees, *, chunk: int = 256) -> list[float]:
+    """Share of whole paths right if each layer's residual stream is read as the last one is (`mi_lab.forward.exits`).
+
+    What a layer knows in the model's own output terms; it may know more in others.
+    """
+    params, answer = Stack.from_models([model]).params(0), some.task.answer
+    right = some.tokens[:, answer.start + 1 : answer.stop + 1]
+    weights = some.task.weights(some.tokens)
+    ignored = torch.zeros_like(right, dtype=torch.bool) if weights is None else weights == 0
+    parts = [exits(params, model.config, tokens, answer) for tokens in some.tokens.split(chunk)]
+    layers = [torch.cat(layer) for layer in zip(*parts, strict=True)]
+    return [float(((x.argmax(-1) == right) | ignored).all(1).float().mean()) for x in layers]
 
 
 @functools.lru_cache(maxsize=2)

@@ -6,7 +6,7 @@ one of the fifteen is learned by itself. In waves (the sines and cosines of the 
 left" is one rotation, the same everywhere. They are only where training begins: the vectors stay free.
 
 Whether that is what decides how fast a model reads trees is for the recipes to say that have it and those that
-have not (`quick` and `quick_waves`, `plateau` and `paper`; claim P18B). `Scaled` is the control: vectors as
+have not (`quick` and `quick_waves`, `plateau` and `waves`; claim P18B). `Scaled` is the control: vectors as
 long, without the order.
 """
 

@@ -24,6 +24,7 @@ from mi_lab.train import Recipe
 PUBLISHED = published.PUBLISHED / "pathfinding"
 CURVES = Path(__file__).parent / "curves"
 REACH = 15
+FEW = 12  # kept steps that are all shown
 
 
 def publish(runs: Path, recipe: Recipe) -> str:
@@ -79,7 +80,7 @@ def development_row(model: Transformer, recipe: str) -> dict[str, list[float]]:
 
 
 def curves(runs: Path, recipe: Recipe, places: dict[int, Place]) -> None:
-    """Development at every other kept step: the arrays of `development_row`, [seed, step, ..].
+    """Development at every kept step, or every other one of many: the arrays of `development_row`, [seed, step, ..].
 
     A grown model's story goes on from those it was grown from: their steps count, as far as their runs are
     in `runs`, and the ones on trees of its own size are shown.
@@ -93,7 +94,8 @@ def curves(runs: Path, recipe: Recipe, places: dict[int, Place]) -> None:
             if place is None:  # its donor was taken from where it is published, and has curves of its own
                 continue
             if part.task.n_ctx == recipe.task.n_ctx:
-                shown = sorted({*part.kept[::2], part.steps} - ({0} if rows else set()))
+                every = 1 if len(part.kept) <= FEW else 2
+                shown = sorted({*part.kept[::every], part.steps} - ({0} if rows else set()))
                 rows += [development_row(weights(place, part, s).model(0), recipe.name) for s in shown]
                 steps += [before + s for s in shown]
             before += part.steps
