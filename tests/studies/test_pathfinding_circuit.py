@@ -235,7 +235,7 @@ def test_a_grown_model_was_trained_on_its_donors_trees_too():
     assert names[0] == "grown"
     assert {"plateau", "grow_6", "grow_14"} <= set(names)
     assert len(names) == len(set(names))
-    short = replace(recipes["paper"], steps=4)
+    short = replace(recipes["waves"], steps=4)
     small = replace(recipes["grow_14"], steps=3, start=None)
     last = replace(grown, steps=2, batch=8, start=Grown((short, small)))
     trained = m.training_fingerprints(last, 0)

@@ -59,9 +59,9 @@ if TYPE_CHECKING:  # loaded when first used: they bring matplotlib and widgets
 __all__ = [
     "POLICIES", "Accuracy", "PathfindingTask", "Recovery", "Trees", "accuracy", "ancestors_attended",
     "attention_by_relation", "blocked", "by_length", "claims", "composition_matrix", "deduction", "development",
-    "exact", "exact_by_layer", "exercises", "explorers", "figures", "live", "load", "mass_by_class", "memory_test", "patterns",
-    "pointer_test", "position_scores", "positions", "recipes", "recorded_figures", "relabelled", "relations",
-    "scrub_figure", "success", "task", "to_ancestors", "token_class", "trees", "untrained_twin",
+    "exact", "exact_by_layer", "exercises", "explorers", "figures", "live", "load", "mass_by_class", "memory_test",
+    "patterns", "pointer_test", "position_scores", "positions", "recipes", "recorded_figures", "relabelled",
+    "relations", "scrub_figure", "success", "task", "to_ancestors", "token_class", "trees", "untrained_twin",
 ]  # fmt: skip
 
 
