@@ -43,6 +43,14 @@ def test_the_root_tokens_own_state_tells_everything(some):
         assert (moved.value, kept.value) == (0.0, 1.0)
 
 
+def test_the_states_of_several_layers_tell_at_least_what_the_last_of_them_tells(some):
+    model = m.model("waves", 0)
+    one, both = (told(model, some, position=46, layer=layer) for layer in (4, (3, 4)))
+    assert both[0].value == one[0].value  # what the fifth layer read is overwritten by its own state
+    early, _ = told(model, some, position=46, layer=range(5))
+    assert early.value >= one[0].value > 0.9
+
+
 def test_a_model_that_knows_nothing_is_refused(some):
     blank = Transformer(m.model("paper", 0).config)
     with torch.no_grad():

@@ -9,6 +9,7 @@ state's tree; if the root token has the goal from elsewhere, or had it before, n
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from mi_lab.metrics import Interval, wilson
 from mi_lab.model import Transformer
 from mi_lab.run import run
 from mi_lab.studies.pathfinding.measure import Trees
+
+CHUNK = 200  # trees at a time: more only wait for memory
 
 
 class TwoGoals(NamedTuple):
@@ -58,27 +61,38 @@ def two_goals(some: Trees) -> TwoGoals:
 
 
 @torch.no_grad()
-def told(model: Transformer, some: TwoGoals, *, position: int, layer: int) -> tuple[Interval, Interval]:
+def told(
+    model: Transformer, some: TwoGoals, *, position: int, layer: int | Sequence[int]
+) -> tuple[Interval, Interval]:
     """Shares of first steps towards the other goal, and still towards the own one, with the state after `layer` at
-    `position` taken from the run that was asked for the other goal.
+    `position` taken from the run that was asked for the other goal; several layers: the states after all of them.
 
     Only prompts count whose first step is right for both goals. Raises ValueError if there are none.
     """
-    name = f"blocks.{layer}.resid_post"
-    there = run(model, some.other, record=name)
-    alone = run(model, some.tokens).logits[:, -1].argmax(-1)
-    both = (alone == some.step) & (there.logits[:, -1].argmax(-1) == some.other_step)
-    if not both.any():
+    layers = (layer,) if isinstance(layer, int) else tuple(layer)
+    names = [f"blocks.{layer}.resid_post" for layer in layers]
+    n = moved = kept = 0
+    for rows in zip(*(x.split(CHUNK) for x in some), strict=True):
+        tokens, other, step, other_step = rows
+        there = run(model, other, record=names)
+        alone = run(model, tokens).logits[:, -1].argmax(-1)
+        both = (alone == step) & (there.logits[:, -1].argmax(-1) == other_step)
+        edit = {name: _put(there[name][both, position], position) for name in names}
+        found = run(model, tokens[both], edit=edit).logits[:, -1].argmax(-1)
+        n += int(both.sum())
+        moved += int((found == other_step[both]).sum())
+        kept += int((found == step[both]).sum())
+    if not n:
         raise ValueError("the model finds both first steps in none of these trees")
-    state = there[name][both, position]
+    return wilson(moved, n), wilson(kept, n)
 
-    def put(x: Tensor) -> Tensor:
+
+def _put(state: Tensor, position: int) -> Callable[[Tensor], Tensor]:
+    """An edit that writes this state at this position."""
+
+    def into(x: Tensor) -> Tensor:
         x = x.clone()
         x[:, position] = state
         return x
 
-    found = run(model, some.tokens[both], edit={name: put}).logits[:, -1].argmax(-1)
-    n = int(both.sum())
-    return wilson(int((found == some.other_step[both]).sum()), n), wilson(
-        int((found == some.step[both]).sum()), n
-    )
+    return into
