@@ -30,7 +30,7 @@ from mi_lab.studies.sorting.recipes import recipes as sorting
 
 CASES = {
     "sorting, 16 models": (sorting["paper"], 16, 16, (7.0, 10.0)),
-    "pathfinding, 8 models": (pathfinding["paper"], 8, 3, (3.0, 4.0)),
+    "pathfinding, 8 models": (pathfinding["waves"], 8, 3, (3.0, 4.0)),
 }
 
 

@@ -45,7 +45,7 @@ from mi_lab.studies.sorting.recipes import recipes as sorting
 CASES: dict[str, tuple[Recipe, int, tuple[tuple[float, float], ...]]] = {
     "sorting": (replace(sorting["paper"], batch=512), 8, ((2.9, 3.5), (2.2, 2.5), (0.45, 0.60))),
     "addition": (replace(arithmetic["paper"], batch=64), 1, ((2.8, 3.2), (1.5, 1.8), (0.85, 0.90))),
-    "pathfinding": (pathfinding["paper"], 1, ((2.4, 3.0), (1.5, 1.8), (0.65, 0.75))),
+    "pathfinding": (pathfinding["waves"], 1, ((2.4, 3.0), (1.5, 1.8), (0.65, 0.75))),
 }
 
 
