@@ -6,6 +6,7 @@ from mi_lab.fast import fast_matmul, medium_is_accurate
 from mi_lab.forward import exits, large
 from mi_lab.model import Transformer, TransformerConfig
 from mi_lab.stack import Stack, backward, forward, onednn_pays, stacking_pays, to_reference
+from tests.reference import layer_outputs
 
 SHAPES = [
     {"n_layers": 1},
@@ -28,19 +29,6 @@ def test_fast_logits_equal_the_reference(make_model, make_tokens, shape, batch, 
     for i in range(3):
         single = forward(stack.params(i), stack.config, tokens, answer)
         torch.testing.assert_close(single, wanted[i], rtol=1e-5, atol=1e-5)
-
-
-def layer_outputs(model, tokens):
-    """resid_post of every layer, of the plain model."""
-    streams = []
-
-    def tap(name, value):
-        if name.endswith("resid_post"):
-            streams.append(value)
-        return value
-
-    model(tokens, tap)
-    return streams
 
 
 @pytest.mark.parametrize("answer", ANSWERS)

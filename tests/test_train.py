@@ -16,6 +16,7 @@ from mi_lab.model import Transformer, TransformerConfig
 from mi_lab.stack import Stack
 from mi_lab.studies.sorting.task import SortingTask
 from mi_lab.train import DATA_SEED, Recipe, fit, held, log_steps, pick_device
+from tests.reference import layer_outputs
 
 TASK = SortingTask(length=3, n_numbers=8)
 RECIPE = Recipe(
@@ -100,19 +101,6 @@ def test_checkpoints_are_the_steps_asked_for_and_the_last(history):
     start = Transformer(RECIPE.config, generator=torch.Generator().manual_seed(1))
     assert torch.equal(history.model(1, 0).unembed.W_U, start.unembed.W_U)
     assert torch.equal(history.model().unembed.W_U, history.stack.model(0).unembed.W_U)
-
-
-def layer_outputs(model, tokens):
-    """resid_post of every layer, of the plain model."""
-    streams = []
-
-    def tap(name, value):
-        if name.endswith("resid_post"):
-            streams.append(value)
-        return value
-
-    model(tokens, tap)
-    return streams
 
 
 def test_exits_learn_from_every_layer_and_show_the_last_ones_loss():
@@ -283,6 +271,7 @@ from dataclasses import replace
 from mi_lab import fast, train
 from mi_lab.model import TransformerConfig
 from mi_lab.studies.sorting.task import SortingTask
+from tests.reference import layer_outputs
 recipe = train.Recipe(
     "tiny", SortingTask(length=3, n_numbers=8),
     TransformerConfig(n_layers=1, n_heads=2, d_model=8, d_head=4, n_ctx=7, d_vocab=9),
