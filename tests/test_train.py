@@ -271,7 +271,6 @@ from dataclasses import replace
 from mi_lab import fast, train
 from mi_lab.model import TransformerConfig
 from mi_lab.studies.sorting.task import SortingTask
-from tests.reference import layer_outputs
 recipe = train.Recipe(
     "tiny", SortingTask(length=3, n_numbers=8),
     TransformerConfig(n_layers=1, n_heads=2, d_model=8, d_head=4, n_ctx=7, d_vocab=9),
