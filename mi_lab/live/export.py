@@ -17,6 +17,7 @@ with V a number, numbers, "mean" or {"run": tokens}. `to_run` turns them into th
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import json
 import math
@@ -242,15 +243,20 @@ def golden(
 
     tokens Int[question, pos]. The model is rounded to `dtype` first, so that the page is compared
     with the same weights; torch computes in double precision, so that only the page's own rounding counts.
-    record: further activations to keep.
+    record: further activations to keep. "rounding": how far torch's own float32 logits are off.
     """
-    stored = as_stored(model, dtype).double()
-    means = None if means is None else Values(*(x.to(TYPES[dtype]).double() for x in means))
+    single = as_stored(model, dtype)
+    stored = copy.deepcopy(single).double()
+    short = None if means is None else Values(*(x.to(TYPES[dtype]).float() for x in means))
+    means = None if short is None else Values(*(x.double() for x in short))
     data = to_bytes([model], dtype=dtype, means=[] if means is None else [means])
     cases = []
+    rounding = 0.0
     for name, some in {"clean": (), **(edits or {})}.items():
         for question in tokens:
             got = run(stored, question[None], record=record, edit=to_run(stored, some, means=means))
+            own = run(single, question[None], edit=to_run(single, some, means=short)).logits
+            rounding = max(rounding, float((own - got.logits).abs().max()))
             cases.append(
                 {
                     "name": name,
@@ -260,7 +266,9 @@ def golden(
                     "activations": {key: _packed(value) for key, value in got.recorded.items()},
                 }
             )
-    return {"model": base64.b64encode(data).decode(), "sha256": file_sha256(data), "cases": cases}
+    return {
+        "model": base64.b64encode(data).decode(), "sha256": file_sha256(data), "rounding": rounding, "cases": cases,
+    }  # fmt: skip
 
 
 def _packed(x: Tensor) -> dict[str, Any]:

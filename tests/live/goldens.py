@@ -133,7 +133,8 @@ def cases(name: str) -> dict[str, Any]:
     record = ["embed", "pos_embed", "ln_final", *(f"blocks.{config.n_layers - 1}.{leaf}" for leaf in leaves)]
     found = export.golden(model, tokens[:1], edits_for(config, tokens[3]), means=means, record=record)
     plain = export.golden(model, tokens[1:3], means=means)  # further questions
-    return found | {"cases": found["cases"] + plain["cases"]}
+    rounding = max(found["rounding"], plain["rounding"])
+    return found | {"cases": found["cases"] + plain["cases"], "rounding": rounding}
 
 
 # Published models, as far as this checkout has them.
