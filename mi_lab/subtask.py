@@ -269,8 +269,10 @@ def answers_with(model: Transformer, pairs: Pairs, groups: Sequence[Group], answ
 def _generating(model: Transformer, pairs: Pairs, answer: slice) -> Answers:
     """As `answering`, with every answer token chosen and then read by the model itself."""
 
+    values = node_values(model, pairs.store)
+
     def answers(groups: Sequence[Group]) -> Tensor:
-        values, out = node_values(model, pairs.store), []
+        out = []
         for group in groups:
             rows = pairs.clean.clone()
             for position in range(answer.start, answer.stop):

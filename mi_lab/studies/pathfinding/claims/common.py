@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mi_lab.claims import Measurement
@@ -25,23 +25,26 @@ def table(units: list[str], rows: list[Row], headline: str, **more: Any) -> Meas
 
 
 def per_seed(
-    recipe: str, row: Callable[[Transformer], Row], headline: str, *, sample: str, twin: bool = False
+    recipe: str | Sequence[str],
+    row: Callable[[Transformer], Row],
+    headline: str,
+    *,
+    sample: str,
+    twin: bool = False,
 ) -> Callable[[bool], Measurement]:
-    """A measure with one row per published seed; `twin` replaces each model by an untrained one."""
+    """A measure with one row per published seed of one recipe, or of several; `twin` replaces each model by an
+    untrained one."""
+    recipes = (recipe,) if isinstance(recipe, str) else tuple(recipe)
 
     def run(fast: bool) -> Measurement:
-        seeds = m.seeds_of(recipe, fast)
-        models = [m.model(recipe, seed) for seed in seeds]
-        rows = [
-            row(untrained_twin(model, seed) if twin else model)
-            for model, seed in zip(models, seeds, strict=True)
-        ]
+        units = [(name, seed) for name in recipes for seed in m.seeds_of(name, fast)]
+        rows = []
+        for name, seed in units:
+            model = m.model(name, seed)
+            rows.append(row(untrained_twin(model, seed) if twin else model))
         return table(
-            [f"{recipe} seed {seed}" for seed in seeds],
-            rows,
-            headline,
-            sample=sample,
-            sources=m.sources(recipe),
-        )
+            [f"{name} seed {seed}" for name, seed in units], rows, headline, sample=sample,
+            sources=m.sources(*recipes),
+        )  # fmt: skip
 
     return run

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from mi_lab.claims import Accept, Claim, Control, Measurement
+from mi_lab.claims import Accept, Claim, Control
 from mi_lab.model import Transformer
 from mi_lab.studies.pathfinding import measure as m
-from mi_lab.studies.pathfinding.circuit import untrained_twin
-from mi_lab.studies.pathfinding.claims.common import OURS, Row, table
+from mi_lab.studies.pathfinding.claims.common import OURS, Row, per_seed
 from mi_lab.studies.pathfinding.delivery import told, two_goals
 
 N = 600
@@ -16,7 +13,7 @@ SAMPLE = f"{N:,} trees of the training law, those with a leaf on each side whose
 MODELS = ("waves", "paper")  # the second goes on from the first
 
 
-def _told(model: Transformer, before: int) -> Row:
+def _told(model: Transformer, before: int = 1) -> Row:
     """`told` at the position that stands `before` places in front of the root token, after the fifth layer; and with
     the states after each of the first five layers from the other run."""
     some = m.trees(m.task_of("paper"), N, 20)
@@ -29,27 +26,6 @@ def _told(model: Transformer, before: int) -> Row:
     return {"told": moved.value, "stays": kept.value, "told, L0-L4": every.value}
 
 
-def _measure(
-    names: Sequence[str] = MODELS, *, before: int = 1, twin: bool = False
-) -> Callable[[bool], Measurement]:
-    def run(fast: bool) -> Measurement:
-        units = [(name, seed) for name in names for seed in m.seeds_of(name, fast)]
-        models = [m.model(name, seed) for name, seed in units]
-        rows = [
-            _told(untrained_twin(model, seed) if twin else model, before)
-            for model, (_, seed) in zip(models, units, strict=True)
-        ]
-        return table(
-            [f"{name} seed {seed}" for name, seed in units],
-            rows,
-            "told",
-            sample=SAMPLE,
-            sources=m.sources(*names),
-        )
-
-    return run
-
-
 P20 = Claim(
     "P20",
     "The goal reaches the root token by way of ':'",
@@ -58,12 +34,17 @@ P20 = Claim(
     "token the goal: taken from the same tree with a goal on the other side, it turns the first step.",
     "not in the paper",
     Accept("first step follows the state's goal in >= .8", lambda r: r["told"] >= 0.8),
-    _measure(),
+    per_seed(MODELS, _told, "told", sample=SAMPLE),
     (
-        Control("the goal's own token instead", _measure(before=2)),
-        Control("'|' instead", _measure(before=3)),
-        Control("the model that began with random positions", _measure(("plateau",))),
-        Control("untrained twin", _measure(MODELS[-1:], twin=True)),
+        Control(
+            "the goal's own token instead",
+            per_seed(MODELS, lambda model: _told(model, 2), "told", sample=SAMPLE),
+        ),
+        Control("'|' instead", per_seed(MODELS, lambda model: _told(model, 3), "told", sample=SAMPLE)),
+        Control(
+            "the model that began with random positions", per_seed("plateau", _told, "told", sample=SAMPLE)
+        ),
+        Control("untrained twin", per_seed(MODELS[-1], _told, "told", sample=SAMPLE, twin=True)),
     ),
     "Formed after seeing the attention of `waves` in mid-training (step 4,513): its root token looks at nothing but "
     "':' in its last layer. One seed. The root token of `paper` reads ':' in earlier layers too: 'L0-L4' has the "
