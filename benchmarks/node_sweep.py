@@ -34,7 +34,7 @@ from mi_lab.studies.sorting.recipes import recipes as sorting
 # recipe, questions, (ask, stretch), repetitions a round
 CASES: dict[str, tuple[Recipe, int, tuple[float, float], int]] = {
     "addition": (arithmetic["paper"], 32, (12.0, 20.0), 1),
-    "pathfinding": (pathfinding["paper"], 8, (7.0, 12.0), 1),
+    "pathfinding": (pathfinding["waves"], 8, (7.0, 12.0), 1),
     "sorting": (sorting["paper"], 64, (36.0, 50.0), 10),
 }
 

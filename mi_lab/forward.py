@@ -26,7 +26,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,43 +39,69 @@ Params = dict[str, Tensor]
 LARGE = 512  # rows
 
 
-def forward(params: Params, config: TransformerConfig, tokens: Tensor, answer: slice = slice(None)) -> Tensor:
+class Layout(NamedTuple):
+    """Sequences that are more than one text: several continuations of one beginning, computed once.
+
+    positions Int[pos]: the position vector of every place, so that each continuation stands where it would
+        alone. mask Float[query, key]: 0 where a place may look, -inf elsewhere; at most causal.
+    """
+
+    positions: Tensor
+    mask: Tensor
+
+
+def forward(
+    params: Params,
+    config: TransformerConfig,
+    tokens: Tensor,
+    answer: slice = slice(None),
+    layout: Layout | None = None,
+) -> Tensor:
     """Logits at the answer positions: tokens [*lead, batch, pos] -> [*lead, batch, answer, vocab].
 
     `lead` is () for one model's params and (model,) for a stack's. Tokens behind the last answer
-    position are not read.
+    position are not read. Without a layout, place p has position p and looks at all places up to p.
     """
-    *_, last = _streams(params, config, tokens, answer)
+    *_, last = _streams(params, config, tokens, answer, layout)
     return unembed(last, params, config)
 
 
 def exits(
-    params: Params, config: TransformerConfig, tokens: Tensor, answer: slice = slice(None)
+    params: Params,
+    config: TransformerConfig,
+    tokens: Tensor,
+    answer: slice = slice(None),
+    layout: Layout | None = None,
 ) -> list[Tensor]:
     """Logits as of `forward` from every layer's residual stream, first to last: what each layer already knows.
 
     The last entry is `forward`'s. Read by the final LayerNorm and unembedding, as the logit lens does.
     """
-    return [unembed(stream, params, config) for stream in _streams(params, config, tokens, answer)]
+    return [unembed(stream, params, config) for stream in _streams(params, config, tokens, answer, layout)]
 
 
-def _streams(params: Params, config: TransformerConfig, tokens: Tensor, answer: slice) -> Iterator[Tensor]:
+def _streams(
+    params: Params, config: TransformerConfig, tokens: Tensor, answer: slice, layout: Layout | None
+) -> Iterator[Tensor]:
     """resid_post at the answer positions [*lead, batch, answer, d_model], layer by layer."""
     first, stop, _ = answer.indices(tokens.shape[-1])
     tokens = tokens[..., :stop]
     if params["W_E"].ndim == 3:
         params = _contiguous(params)
     late = first if config.n_layers == 1 else 0
-    if 2 * config.d_vocab <= tokens.shape[-2]:
+    mask = None if layout is None else layout.mask[:stop, :stop]
+    if layout is None and 2 * config.d_vocab <= tokens.shape[-2]:
         resid = first_attention_from_table(params, config, tokens, late)
     else:
-        resid = gather(params["W_E"], tokens) + params["W_pos"][..., None, : tokens.shape[-1], :]
-        resid = attention_block(resid, params, 0, config, late)
+        W_pos = params["W_pos"]
+        W_pos = W_pos[..., :stop, :] if layout is None else W_pos.index_select(-2, layout.positions[:stop])
+        resid = gather(params["W_E"], tokens) + W_pos.unsqueeze(-3)
+        resid = attention_block(resid, params, 0, config, late, mask)
     resid = mlp_block(resid, params, 0, config)
     for layer in range(1, config.n_layers):
         yield resid[..., first:, :]
         late = first if layer == config.n_layers - 1 else 0
-        resid = attention_block(resid, params, layer, config, late)
+        resid = attention_block(resid, params, layer, config, late, mask)
         resid = mlp_block(resid, params, layer, config)
     yield resid
 
@@ -148,10 +174,15 @@ class _Projections(torch.autograd.Function):
 
 
 def attention_block(
-    resid: Tensor, params: Params, layer: int, config: TransformerConfig, first: int
+    resid: Tensor,
+    params: Params,
+    layer: int,
+    config: TransformerConfig,
+    first: int,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """resid_mid at positions >= first from resid_pre at all positions."""
-    z = attention(*heads(resid, params, layer, config, first), first)
+    z = attention(*heads(resid, params, layer, config, first), first, mask)
     late = resid[..., first:, :] if first else resid
     return project(z, params, f"{layer}.W_O", f"{layer}.b_O", onto=late)
 
@@ -249,12 +280,16 @@ def split_heads(x: Tensor, config: TransformerConfig) -> Tensor:
     return x.unflatten(-1, (config.n_heads, config.d_head)).transpose(-3, -2)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, first: int) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, first: int, mask: Tensor | None = None) -> Tensor:
     """z [.., query, head*d_head] from q, k, v [.., head, pos, d_head]; query i stands at position first + i.
 
-    Explicit softmax: beside oneDNN products it is faster on a CPU than the fused kernel.
+    mask: `Layout.mask`; None is causal. Explicit softmax: beside oneDNN products it is faster on a CPU than the
+    fused kernel.
     """
-    mask = causal_mask(q.shape[-2], k.shape[-2], first, q.device, q.dtype)
+    if mask is None:
+        mask = causal_mask(q.shape[-2], k.shape[-2], first, q.device, q.dtype)
+    else:
+        mask = mask[first:].to(q)
     scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1) + mask
     return (scores.softmax(-1) @ v).transpose(-3, -2).flatten(-2)
 

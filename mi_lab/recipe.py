@@ -119,9 +119,11 @@ class Recipe:
         for name, ok, wanted in checks:
             if not ok:
                 raise ValueError(f"{name} must be {wanted}, not {operator.attrgetter(name)(self)!r}")
-        if self.task.n_ctx > self.config.n_ctx or len(self.task.vocab) > self.config.d_vocab:
+        layout = getattr(self.task, "layout", None)
+        n_ctx = self.task.n_ctx if layout is None else int(layout.positions.max()) + 1
+        if n_ctx > self.config.n_ctx or len(self.task.vocab) > self.config.d_vocab:
             raise ValueError(
-                f"the task needs n_ctx >= {self.task.n_ctx} and d_vocab >= {len(self.task.vocab)}, "
+                f"the task needs n_ctx >= {n_ctx} and d_vocab >= {len(self.task.vocab)}, "
                 f"the config has {self.config.n_ctx} and {self.config.d_vocab}"
             )
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mi_lab.forward import exits, forward
+from mi_lab.forward import Layout, exits, forward
 from mi_lab.recipe import Recipe
 from mi_lab.stack import Stack, backward
 from mi_lab.studies.base import targets
@@ -48,6 +48,8 @@ class Step:
         self.rate = self.rates[:1].clone()
         self.loss = torch.full((models, LOG), torch.nan, device=device)
         self.accuracy = self.loss.clone()
+        layout = getattr(task, "layout", None)
+        self.layout = None if layout is None else Layout(*(x.to(device) for x in layout))
         self.grad = torch.zeros_like(stack.flat)
         self.leaves = stack.leaves(self.grad)
         self.parameter = torch.nn.Parameter(stack.flat)
@@ -89,9 +91,9 @@ class Step:
         )  # plain matrix products instead of batched ones
         with torch.autocast(self.stack.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             if recipe.exits:
-                *earlier, logits = exits(self.leaves, recipe.config, inputs, task.answer)
+                *earlier, logits = exits(self.leaves, recipe.config, inputs, task.answer, self.layout)
             else:
-                earlier, logits = [], forward(self.leaves, recipe.config, inputs, task.answer)
+                earlier, logits = [], forward(self.leaves, recipe.config, inputs, task.answer, self.layout)
         logits = logits.float()
         weights = task.weights(tokens.flatten(0, 1))
         loss = total = self._loss(logits, tokens, weights)

@@ -23,6 +23,9 @@ class Task(Protocol):
     vocab: the text of each token. n_ctx: tokens per sequence.
     answer: positions whose *prediction* is graded and trained: `logits[:, answer]` is scored
         against `tokens[:, answer.start + 1 : answer.stop + 1]`.
+
+    A task may have a `layout` too (`mi_lab.forward.Layout`) if a sequence is several texts with one beginning;
+    the training step reads it.
     """
 
     @property

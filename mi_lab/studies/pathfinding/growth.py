@@ -21,6 +21,7 @@ import torch
 from mi_lab import zoo
 from mi_lab.model import Transformer
 from mi_lab.recipe import Recipe
+from mi_lab.studies.pathfinding.many_goals import ManyGoals
 from mi_lab.studies.pathfinding.task import PathfindingTask
 from mi_lab.train import fit
 
@@ -63,7 +64,7 @@ class Grown:
 
     def __post_init__(self) -> None:
         for donor in self.donors:
-            if not isinstance(donor.task, PathfindingTask):
+            if not isinstance(donor.task, PathfindingTask | ManyGoals):
                 raise ValueError(f"a donor reads trees, {donor.name!r} reads {type(donor.task).__name__}")
 
     def to_dict(self) -> dict[str, Any]:

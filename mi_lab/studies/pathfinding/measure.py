@@ -25,6 +25,7 @@ from mi_lab.run import run
 from mi_lab.stack import Stack, fast_matmul, forward
 from mi_lab.studies.pathfinding.baselines import by_length
 from mi_lab.studies.pathfinding.circuit import patterns, to_ancestors
+from mi_lab.studies.pathfinding.many_goals import ManyGoals, plain
 from mi_lab.studies.pathfinding.recipes import recipes
 from mi_lab.studies.pathfinding.task import Order, PathfindingTask
 from mi_lab.train import DATA_SEED, POOL, Recipe
@@ -50,7 +51,7 @@ class Trees(NamedTuple):
 
 def task_of(recipe: str, **knobs: object) -> PathfindingTask:
     """The task of a recipe with fresh trees, some knobs changed."""
-    return replace(recipes[recipe].task, **{"trees": None, **knobs})  # type: ignore[arg-type, type-var]
+    return replace(plain(recipes[recipe].task), **{"trees": None, **knobs})  # type: ignore[arg-type]
 
 
 @functools.lru_cache(maxsize=64)
@@ -176,21 +177,21 @@ def exact_by_layer(model: Transformer, some: Trees, *, chunk: int = 256) -> list
 
 @functools.lru_cache(maxsize=2)
 def training_fingerprints(recipe: Recipe, seed: int) -> Tensor:
-    """Int64[trees]: hashes of every tree that a seed was trained on, by drawing its data again (sorted).
+    """Int64[trees]: hashes of every tree and goal that a seed was trained on, by drawing its data again (sorted).
 
     With what the models were trained on that it was grown from, as far as those trees have as many nodes.
     """
-    sizes = {r.task.n_nodes for r in lineage(recipe) if isinstance(r.task, PathfindingTask)}
+    sizes = {plain(part.task).n_nodes for part in lineage(recipe)}
     found: dict[str, Tensor] = {}
     for part in lineage(recipe):
         task = part.task
-        assert isinstance(task, PathfindingTask)
-        if task.n_nodes < max(sizes):
+        assert isinstance(task, PathfindingTask | ManyGoals)
+        if plain(task).n_nodes < max(sizes):
             continue
         generator = torch.Generator().manual_seed(DATA_SEED + part.data + seed)
         pools = -(-part.steps // POOL)
         drawn = [task.fingerprint(task.sample(POOL * part.batch, generator=generator)) for _ in range(pools)]
-        found[part.digest] = torch.cat(drawn)[: part.steps * part.batch]
+        found[part.digest] = torch.cat(drawn)[: part.steps * part.batch].flatten()
     return torch.cat(list(found.values())).unique()
 
 

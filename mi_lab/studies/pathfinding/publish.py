@@ -17,6 +17,7 @@ from mi_lab import publish as published
 from mi_lab.model import Transformer
 from mi_lab.publish import Place, finished, provenance, weights, write_seeds, write_steps
 from mi_lab.studies.pathfinding import measure as m
+from mi_lab.studies.pathfinding.many_goals import plain
 from mi_lab.studies.pathfinding.recipes import KEPT_STEPS, recipes
 from mi_lab.studies.pathfinding.roads import memory_test
 from mi_lab.train import Recipe
@@ -93,7 +94,7 @@ def curves(runs: Path, recipe: Recipe, places: dict[int, Place]) -> None:
             place = finished(runs, part).get(seed)
             if place is None:  # its donor was taken from where it is published, and has curves of its own
                 continue
-            if part.task.n_ctx == recipe.task.n_ctx:
+            if plain(part.task).n_ctx == plain(recipe.task).n_ctx:
                 every = 1 if len(part.kept) <= FEW else 2
                 shown = sorted({*part.kept[::every], part.steps} - ({0} if rows else set()))
                 rows += [development_row(weights(place, part, s).model(0), recipe.name) for s in shown]
