@@ -298,8 +298,8 @@ def test_by_mouse(open_page):
     box.locator(".mi-x-tokens tbody tr[data-position='7'] td").nth(3).click()
     assert (state_of(page)["position"], state_of(page)["layer"]) == (7, 3)
     box.get_by_text("edges gathered so far").click()
-    assert box.locator("svg text", has_text="own").count() > 0
     agree(numbers(page), look(state_of(page)))
+    box.locator("svg text", has_text="own").first.wait_for()  # drawn once the numbers are there
     box.get_by_role("button", name="Reset").click()
     assert state_of(page) == live.describe().state
 

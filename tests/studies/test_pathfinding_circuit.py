@@ -13,6 +13,7 @@ from mi_lab.studies.pathfinding import circuit as c
 from mi_lab.studies.pathfinding import measure as m
 from mi_lab.studies.pathfinding import roads
 from mi_lab.studies.pathfinding.growth import Grown
+from mi_lab.studies.pathfinding.many_goals import ManyGoals
 from mi_lab.studies.pathfinding.recipes import recipes
 from mi_lab.studies.pathfinding.scrubbing import figure, keys_kept
 from mi_lab.studies.pathfinding.task import PathfindingTask
@@ -243,6 +244,22 @@ def test_a_grown_model_was_trained_on_its_donors_trees_too():
         first = recipe.task.sample(32 * recipe.batch, generator=torch.Generator().manual_seed(m.DATA_SEED))
         assert m.among(recipe.task.fingerprint(first)[: recipe.steps * recipe.batch], trained).all()
     assert len(trained) == 4 * 64 + 2 * 8  # trees of 14 nodes are left out
+
+
+def test_every_goal_of_a_tree_counts_as_trained_on():
+    task = ManyGoals(PathfindingTask(n_nodes=8), goals=3)
+    recipe = replace(recipes["quick"], task=task, steps=2, batch=8)
+    trained = m.training_fingerprints(recipe, 0)
+    tokens = task.sample(32 * 8, generator=torch.Generator().manual_seed(m.DATA_SEED))[:16]
+    expected = set()
+    for row in tokens:
+        truth = task.trees.variables(row[None, : task.trees.n_ctx])
+        questions = row[task.trees.n_ctx :].view(3, 4)[:, 0] - task.trees.first_bare
+        for goal in {int(truth["goal"]), *questions.tolist()}:
+            asked = row[None, : task.trees.n_ctx].clone()
+            asked[0, task.trees.goal_position] = goal + task.trees.first_bare
+            expected.add(int(task.trees.fingerprint(asked)))
+    assert set(trained.tolist()) == expected
 
 
 def test_a_run_with_trees_of_its_own_is_searched_among_those():

@@ -14,7 +14,7 @@ from mi_lab.model import Transformer, TransformerConfig
 from mi_lab.sites import untrained_twin
 from mi_lab.studies.pathfinding import claims as CLAIMS
 from mi_lab.studies.pathfinding import measure as m
-from mi_lab.studies.pathfinding.claims import lookahead, probes
+from mi_lab.studies.pathfinding.claims import lookahead, probes, stream, subjects
 from mi_lab.studies.pathfinding.task import COMMA, PathfindingTask
 
 BY_ID = {claim.id: claim for claim in CLAIMS}
@@ -44,7 +44,9 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(m, "seeds_of", lambda recipe, fast=False: (0,))
     monkeypatch.setattr(m, "sources", lambda *names: dict.fromkeys(names, "none"))
     for module, names in (
-        (probes, ("N_PROBE", "N_STREAM", "N_TEST", "N_FIRST")),
+        (probes, ("N_PROBE", "N_FIRST")),
+        (stream, ("N_STREAM",)),
+        (subjects, ("N_TEST",)),
         (lookahead, ("N_EFFECT", "N_CHILDREN", "N_HIDDEN")),
     ):
         for name in names:
@@ -56,10 +58,10 @@ def stand_ins(monkeypatch):
 
 def forget():
     for function in (
-        probes.clean,
+        subjects.clean,
         probes.concatenation,
         probes.goal_copy,
-        probes.readings,
+        stream.readings,
         lookahead.lookahead,
     ):
         function.cache_clear()
@@ -136,7 +138,7 @@ def test_probes_see_a_planted_concatenation_and_less_in_an_untrained_twin():
 def test_erasing_sources_costs_a_model_that_reads_them_and_no_other():
     short = m.trees(replace(TASK, longest=1), 200, seed=1)
     root = TASK.root_position
-    goal, _ = probes.graded(planted(), short)
+    goal, _ = subjects.graded(planted(), short)
     assert goal.all(), "the planted model walks one step to the goal and stops"
     found = probes.edge_erasure(planted(), TASK, short, goal, 500)
     assert found["least cost, erased"] == found["least cost, erased at commas too"] == 0
@@ -144,7 +146,7 @@ def test_erasing_sources_costs_a_model_that_reads_them_and_no_other():
     tokens = short.tokens.clone()
     tokens[:, root + 1] = tokens[:, 0] - TASK.first_bare + TASK.first_target
     some = short._replace(tokens=tokens)
-    right, mid = probes.graded(planted("edge"), some, record="blocks.1.resid_mid")
+    right, mid = subjects.graded(planted("edge"), some, record="blocks.1.resid_mid")
     assert right.all()
     assert mid.shape == (200, TASK.answer.stop - root, planted().config.d_model)
     found = probes.edge_erasure(planted("edge"), TASK, some, right, 500)
@@ -203,12 +205,12 @@ def test_the_lens_finds_a_node_that_climbs_one_level_per_layer_and_no_other_pace
             out[f"L{layer}"] = x + 0.05 * torch.randn(x.shape, generator=noise)
         return out
 
-    climbing = probes.lens_row(wide(), some, streams(lambda layer: layer))
+    climbing = stream.lens_row(wide(), some, streams(lambda layer: layer))
     assert [climbing[f"first layer, P = {p}"] for p in (1, 2, 3)] == [1, 2, 3]
     assert climbing["first layer = P"] > 0.9
     assert BY_ID["P6"].accept.test(climbing)
-    assert not BY_ID["P6"].accept.test(probes._shuffled_lens(climbing))
-    fast = probes.lens_row(wide(), some, streams(lambda layer: 2 * layer))
+    assert not BY_ID["P6"].accept.test(stream._shuffled_lens(climbing))
+    fast = stream.lens_row(wide(), some, streams(lambda layer: 2 * layer))
     assert fast["first layer, P = 3"] == 2
     assert not BY_ID["P6"].accept.test(fast)
 
@@ -216,12 +218,12 @@ def test_the_lens_finds_a_node_that_climbs_one_level_per_layer_and_no_other_pace
 def test_a_tree_is_found_in_a_vector_that_holds_it_and_only_there():
     some = m.trees(EIGHT, 1500)
     noise = torch.randn(1500, 4, 64, generator=torch.Generator().manual_seed(0))
-    nothing = probes.tree_row(some, {"embed": noise, "L0": noise})
+    nothing = stream.tree_row(some, {"embed": noise, "L0": noise})
     assert nothing["tree F1"] < 0.3
     assert nothing["tree F1, planted"] > 0.5
     x = noise.clone()
     x[:, 3] = F.one_hot(some.truth["parent"].clamp(min=0), 8).flatten(1).float() + 0.01 * noise[:, 3]
-    found = probes.tree_row(some, {"embed": noise, "L0": x})
+    found = stream.tree_row(some, {"embed": noise, "L0": x})
     assert found["tree F1"] > 0.95
     assert (found["best tree: after layer"], found["best tree: tokens before the root"]) == (0, 0)
     assert found["tree F1, shuffled"] < 0.3
@@ -275,8 +277,8 @@ def test_blind_choices_by_hand():
 
 def test_erasing_what_is_not_used_costs_nothing_and_the_tail_is_the_model():
     model = wide()
-    some = m.trees(probes.middle_lengths(EIGHT), 400)
-    right, mid = probes.graded(model, some, record="blocks.3.resid_mid")
+    some = m.trees(subjects.middle_lengths(EIGHT), 400)
+    right, mid = subjects.graded(model, some, record="blocks.3.resid_mid")
     row = lookahead.inner_erasure(model, some, right, mid)
     assert row["exact"] == float(right[200:].float().mean())
     # by hand: with nothing erased the tail gives back the model's own answers

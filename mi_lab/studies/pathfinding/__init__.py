@@ -34,6 +34,7 @@ from mi_lab.studies.pathfinding.circuit import (
     untrained_twin,
 )
 from mi_lab.studies.pathfinding.claims import CLAIMS as claims  # not lazy: it would become the submodule
+from mi_lab.studies.pathfinding.listing import relisted
 from mi_lab.studies.pathfinding.measure import (
     Accuracy,
     Trees,
@@ -61,7 +62,8 @@ __all__ = [
     "attention_by_relation", "blocked", "by_length", "claims", "composition_matrix", "deduction", "development",
     "exact", "exact_by_layer", "exercises", "explorers", "figures", "live", "load", "mass_by_class", "memory_test",
     "patterns", "pointer_test", "position_scores", "positions", "recipes", "recorded_figures", "relabelled",
-    "relations", "scrub_figure", "success", "task", "to_ancestors", "token_class", "trees", "untrained_twin",
+    "relations", "relisted", "scrub_figure", "success", "task", "to_ancestors", "token_class", "trees",
+    "untrained_twin",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from mi_lab.model import Transformer
 from mi_lab.run import run
 from mi_lab.studies.pathfinding import measure
 from mi_lab.studies.pathfinding.baselines import success
+from mi_lab.studies.pathfinding.listing import relisted
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
 
@@ -156,3 +158,35 @@ def check_relabel(relabel: Callable[[str, dict[int, int]], str]) -> str:
         renamed = [tuple(map(int, e.split(">"))) for e in mine.split("|")[0].split(",")]
         assert renamed == [(name[a], name[b]) for a, b in edges], "the edges must keep their places"
     return _said("Right: same shape, same places, other names. That is all a donor of the road test is.")
+
+
+def check_relist(relist: Callable[[list[tuple[int, int]], list[int]], list[tuple[int, int]]]) -> str:
+    """`relist(edges, path)`: the edges, those of the path from the goal up in the places that they share."""
+    task = PathfindingTask(order="random", shortest=3, longest=6)
+    some = measure.trees(task, 200, 77)
+    right = relisted(some, deepest_first=True)
+    mine = right.clone()
+    for row, tokens in enumerate(some.tokens):
+        words = task.decode(tokens).split("|")[0].split(",")
+        edges = [(int(a), int(b)) for a, b in (word.split(">") for word in words)]
+        path = [k for k in some.truth["path"][row].tolist() if k >= 0]
+        answer = [tuple(map(int, edge)) for edge in relist(list(edges), list(path))]
+        assert sorted(answer) == sorted(edges), f"the same {len(edges)} edges are wanted, not {answer}"
+        on_path = set(pairwise(path))
+        for before, after in zip(edges, answer, strict=True):
+            assert before == after or before in on_path, (
+                f"{before} is not on the path {path}, it stays where it is"
+            )
+        listed = [edge for edge in answer if edge in on_path]
+        wanted = [*pairwise(path)][::-1]
+        assert listed == wanted, f"the path {path} from the goal up is {wanted}, not {listed}"
+        for i, (a, b) in enumerate(answer):
+            mine[row, 3 * i], mine[row, 3 * i + 1] = a + task.first_bare, b + task.first_target
+    root, model = task.root_position, measure.model("paper", 0)
+    shares = []
+    for tokens in (some.tokens, mine):
+        found = measure.logits(model, tokens, slice(root, root + 1))[:, 0].argmax(-1)
+        shares.append(float((found == tokens[:, root + 1]).float().mean()))
+    return _said(
+        f"Right. First steps of `paper` on these trees: {shares[0]:.0%} as they were drawn, {shares[1]:.0%} listed so."
+    )

@@ -235,6 +235,27 @@ def accuracy_by_length(
     return Drawing(charts.row(charts.panel(chart), charts.panel(charts.legend(lines))), caption)
 
 
+def listings(models: Mapping[str, Mapping[str, float]], lengths: Sequence[int], caption: str) -> Drawing:
+    """First steps right by P with the path listed from the goal up and from the root down, a panel a model.
+
+    models: {name: numbers of claim P24}, keyed "P = 3, goal first" and so on.
+    """
+    lines: list[Series] = []
+    panels = []
+    for name, row in models.items():
+        both = (("goal first", 0), ("root first", 1))
+        lines = [
+            Series(f"listed {way}", lengths, [row[f"P = {p}, {way}"] for p in lengths], look)
+            for way, look in both
+        ]
+        lines.append(Series("a coin", lengths, [0.5] * len(lengths), "neutral:1"))
+        chart = charts.line_chart(
+            lines, x="path length P", y="first step right", title=f"{name}: first steps right", x_ticks=list(lengths),
+        )  # fmt: skip
+        panels.append(charts.panel(chart, name))
+    return Drawing(charts.row(*panels) + charts.legend(lines), caption)
+
+
 def knockouts(
     values: Mapping[str, Counts], caption: str, *, beside: Mapping[str, ArrayLike] | None = None
 ) -> Drawing:

@@ -5,10 +5,11 @@ up to 2.1 million steps, loss on all padding, 135,000 fixed trees. `paper` has t
 data law and our recipe (online trees, permuted labels, loss on the path and its first stop, a larger
 learning rate): it is named `paper` for the model, and judged by the same claims. It was trained in two
 parts. `waves` begins with position vectors that are waves and stays near 65 % of the paths; `paper` goes on
-from it with a loss at every layer (`Recipe.exits`). `not_deep` goes on without, the control. `plateau` begins
-with position vectors drawn at random and finds 62 % of the paths after 12,940 steps, most of them because it
-enters no wrong leaf; `grow_6` to `grown` are an attempt to lead it on, from trees of 6 nodes back to 16
-(`mi_lab.studies.pathfinding.growth`). Every other recipe switches something, to find out what decides
+from it with a loss at every layer (`Recipe.exits`). `not_deep` goes on without, the control. `many` goes on from
+`paper` with more goals to a tree (`not_many` is its control), `every` from there with edges in every order.
+`plateau` begins with position vectors drawn at random and finds 62 % of the paths after 12,940 steps, most of
+them because it enters no wrong leaf; `grow_6` to `grown` are an attempt to lead it on, from trees of 6 nodes back
+to 16 (`mi_lab.studies.pathfinding.growth`). Every other recipe switches something, to find out what decides
 which algorithm is learned.
 """
 
@@ -18,6 +19,7 @@ from dataclasses import replace
 
 from mi_lab.model import TransformerConfig
 from mi_lab.studies.pathfinding.growth import Grown
+from mi_lab.studies.pathfinding.many_goals import ManyGoals
 from mi_lab.studies.pathfinding.positions import Scaled, Waves
 from mi_lab.studies.pathfinding.task import PathfindingTask
 from mi_lab.train import Recipe, log_steps
@@ -62,7 +64,25 @@ PAPER = replace(
     checkpoints=(0, *range(3000, 10_000, 1000)),
     description="Six layers, one head, d_model 128 on trees of 16 nodes: waves, gone on with a loss at every layer.",
 )  # fmt: skip
-# The control: the same weights go on without it, at the same constant rate.
+# Goes on with eight more first steps to every tree (`many_goals`).
+MANY = replace(
+    PAPER, name="many", task=ManyGoals(PathfindingTask()), start=Grown((PAPER,)), data=0x5EED04, steps=2000,
+    horizon=7000, decay_from=0.1, checkpoints=(),
+    description="The paper's shape: paper, gone on for 2,000 steps with many goals to a tree.",
+)  # fmt: skip
+# Goes on with trees whose edges are listed from the root down as well, which the paper's law has not: there an edge
+# can know what lies above it, and nothing below. The rate falls to 0.
+EVERY = replace(
+    MANY, name="every", task=ManyGoals(PathfindingTask(order="every")), start=Grown((MANY,)), data=0x5EED05,
+    steps=4200, horizon=None, decay_from=0.3, checkpoints=(0, *range(1000, 4200, 1000)),
+    description="The paper's shape: many, gone on with edges in every order.",
+)  # fmt: skip
+# The control of MANY: the same weights go on with one goal to a tree, for as much time (a step takes two thirds of it).
+NOT_MANY = replace(
+    MANY, name="not_many", task=PAPER.task, steps=3000,
+    description="paper, gone on for 3,000 steps with one goal to a tree.",
+)  # fmt: skip
+# The control of PAPER: the same weights go on without it, at the same constant rate.
 NOT_DEEP = replace(
     WAVES, name="not_deep", start=Grown((WAVES,)), steps=4000, horizon=12_000, warmup=300, decay_from=0.5,
     checkpoints=(), description="waves, gone on for 4,000 steps with a loss at the last layer alone.",
@@ -142,6 +162,9 @@ _all = [
     PAPER,
     WAVES,
     NOT_DEEP,
+    MANY,
+    NOT_MANY,
+    EVERY,
     PLATEAU,
     *GROWTH,
     GROWN,
@@ -172,6 +195,7 @@ recipes: dict[str, Recipe] = {recipe.name: recipe for recipe in _all}
 # Recipes whose development is recorded, and weights in mid-training that are published: seed -> steps.
 KEPT_STEPS: dict[str, dict[int, tuple[int, ...]]] = {
     "paper": {0: (4000,)},
+    "every": {},
     "waves": {},
     "plateau": {},
     "middle": {},

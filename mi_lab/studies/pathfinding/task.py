@@ -28,7 +28,7 @@ from mi_lab.model import Transformer
 from mi_lab.studies import base
 
 COMMA, COLON, BAR = 0, 1, 2
-Order = Literal["mixed", "backward", "random", "forward"]
+Order = Literal["mixed", "every", "backward", "random", "forward"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class PathfindingTask:
 
     order: of the edges in the prompt. "forward" lists sources breadth first and siblings by label,
         "backward" is its exact reverse, "random" a shuffle; "mixed", the training law, alternates
-        backward (even examples of a batch) and random (odd ones).
+        backward (even examples of a batch) and random (odd ones); "every" goes round backward, forward and
+        random.
     longest, shortest: bounds of the path length P, uniform between them; longest None means n_nodes-1.
     second_chain: whether a second chain hangs off the root (the training law) or not (most of the
         authors' analyses).
@@ -71,8 +72,10 @@ class PathfindingTask:
     def __post_init__(self) -> None:
         if not 3 <= self.n_nodes <= 48:
             raise ValueError(f"n_nodes must be between 3 and 48, not {self.n_nodes}")
-        if self.order not in ("mixed", "backward", "random", "forward"):
-            raise ValueError(f"order must be 'mixed', 'backward', 'random' or 'forward', not {self.order!r}")
+        if self.order not in ("mixed", "every", "backward", "random", "forward"):
+            raise ValueError(
+                f"order must be 'mixed', 'every', 'backward', 'random' or 'forward', not {self.order!r}"
+            )
         if self.labels not in ("permuted", "ascending"):
             raise ValueError(f"labels must be 'permuted' or 'ascending', not {self.labels!r}")
         if self.ties not in ("listed", "random"):
@@ -157,6 +160,9 @@ class PathfindingTask:
         edges = _shuffles(n, self.n_edges, options)
         if self.order == "mixed":
             edges[:, ::2] = self._by_depth(parent[:, ::2], label[:, ::2], generator).flip(0)
+        elif self.order == "every":
+            edges[:, ::3] = self._by_depth(parent[:, ::3], label[:, ::3], generator).flip(0)
+            edges[:, 1::3] = self._by_depth(parent[:, 1::3], label[:, 1::3], generator)
         elif self.order != "random":
             edges = self._by_depth(parent, label, generator)
             edges = edges.flip(0) if self.order == "backward" else edges

@@ -17,7 +17,7 @@ from mi_lab.run import knock_out
 from mi_lab.sites import Site
 from mi_lab.studies.pathfinding import measure as m
 from mi_lab.studies.pathfinding.claims.common import FIGURES, Row
-from mi_lab.studies.pathfinding.claims.probes import Subject, by_seed, clean
+from mi_lab.studies.pathfinding.claims.subjects import Subject, by_seed, clean
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
 N_EFFECT = 300

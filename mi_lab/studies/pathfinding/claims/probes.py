@@ -1,99 +1,41 @@
-"""P2, P3, P6, P13: what probes and lenses read off the residual stream, and what erasing it costs.
+"""P2, P3: what probes read off the residual stream, and what erasing it costs.
 
 A probe alone proves nothing here: after one layer of untrained, uniform attention much can be decoded
-too. P2 and P3 therefore rest on their erasures; P6 and P13, which ask only what can be read, ask it of
-models that solve the task, and beside what shuffled labels give.
+too. So both rest on their erasures.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mi_lab.claims import Accept, Claim, Control, Measurement
+from mi_lab.claims import Accept, Claim, Control
 from mi_lab.erase import Erasure, erase_sites
-from mi_lab.lens import logit_lens
 from mi_lab.model import Transformer
-from mi_lab.once import shared
-from mi_lab.probe import ProbeResult, normalised, probe, probe_sites
+from mi_lab.probe import probe_sites
 from mi_lab.run import Edit, knock_out, run
-from mi_lab.sites import Site, capture, residual_sites, truncated, untrained_twin
+from mi_lab.sites import Site, truncated
 from mi_lab.stack import fast_matmul
 from mi_lab.studies.pathfinding import measure as m
 from mi_lab.studies.pathfinding.baselines import by_length
 from mi_lab.studies.pathfinding.circuit import patterns, position_scores
-from mi_lab.studies.pathfinding.claims.common import CODE, FIGURES, Row, table
+from mi_lab.studies.pathfinding.claims.common import FIGURES, Row
+from mi_lab.studies.pathfinding.claims.subjects import (
+    N_TEST,
+    Subject,
+    by_seed,
+    clean,
+    control,
+    graded,
+    renamed,
+)
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
 N_PROBE = 2000  # trees for probes
-N_STREAM = 2500  # for lens and tree
-N_TEST = 1000  # for what erasing costs
 N_FIRST = 400  # for first steps
-
-
-class Subject(NamedTuple):
-    """A published model, or its untrained twin: what the measures below are remembered by."""
-
-    recipe: str
-    seed: int
-    twin: bool = False
-
-    @property
-    def model(self) -> Transformer:
-        """The model itself."""
-        found = m.model(self.recipe, self.seed)
-        return untrained_twin(found, self.seed) if self.twin else found
-
-    def some(self, n: int) -> int:
-        """n examples, or a quarter of them for a twin: chance needs no precision."""
-        return n // 4 if self.twin else n
-
-
-def by_seed(
-    row: Callable[[Subject], Row], headline: str, *, sample: str, twin: bool = False
-) -> Callable[[bool], Measurement]:
-    """A measure with one row per published seed of the paper's configuration."""
-
-    def measure(fast: bool) -> Measurement:
-        seeds = m.seeds_of("paper", fast)
-        rows = [row(Subject("paper", seed, twin)) for seed in seeds]
-        units = [f"paper seed {seed}" for seed in seeds]
-        return table(units, rows, headline, sample=sample, sources=m.sources("paper"))
-
-    return measure
-
-
-@torch.no_grad()
-def graded(
-    model: Transformer, some: m.Trees, *, edit: Edit | None = None, record: str | None = None
-) -> tuple[Tensor, Tensor]:
-    """Bool[n]: whole path and stop right under an edit; and an activation [n, answer, d], empty if none."""
-    answer = some.task.answer
-    right, seen = [], []
-    with fast_matmul(model.device):
-        for rows in some.tokens.split(64):
-            out = run(model, rows[:, : answer.stop], edit=edit, record=[record] if record else [])
-            right.append(m.right_tokens(some.task, rows, out.logits[:, answer]).all(1))
-            seen += [x[:, answer] for x in out.recorded.values()]
-    return torch.cat(right), torch.cat(seen) if seen else torch.empty(0)
-
-
-def middle_lengths(task: PathfindingTask) -> PathfindingTask:
-    """P from 2 to n - 3 (13 for 16 nodes): where there is something to find out."""
-    return replace(task, shortest=2, longest=task.n_nodes - 3)
-
-
-@functools.lru_cache(maxsize=8)
-def clean(s: Subject) -> tuple[m.Trees, Tensor, Tensor]:
-    """Test trees with P = 2..13, which of them are right Bool[n], and their last resid_mid [n, answer, d]."""
-    some = m.trees(middle_lengths(m.task_of(s.recipe)), s.some(N_TEST), seed=1)
-    model = s.model
-    return some, *graded(model, some, record=f"blocks.{model.config.n_layers - 1}.resid_mid")
 
 
 # ---- P2 ----
@@ -114,7 +56,7 @@ def edge_probes(model: Transformer, task: PathfindingTask, n: int) -> Row:
     labels = {"before": source, "after": source, "target at source, after": target}
     found = probe_sites(model, tokens, sites, labels, pooled=True)
     row = {name: found[name].f1 for name in sites}
-    row |= {f"{name}, shuffled": _control(found[name]).f1 for name in ("before", "after")}
+    row |= {f"{name}, shuffled": control(found[name]).f1 for name in ("before", "after")}
     seen = patterns(truncated(model, 1), tokens[:200])[:, 0].sum(1)  # [n, query, key]
     own = seen[:, list(targets), list(sources)]
     scores = position_scores(model, *[model.pos_embed.W_pos[: edge - 1]] * 2).sum(0)
@@ -162,16 +104,6 @@ def concatenation(s: Subject) -> Row:
     return edge_probes(model, task, N_PROBE) | edge_erasure(model, task, test, right, N_PROBE)
 
 
-def _control(result: ProbeResult) -> ProbeResult:
-    assert result.control is not None
-    return result.control
-
-
-def _renamed(row: Mapping[str, float], **names: str) -> Row:
-    """A row in which some numbers stand in the place of others: what a control's acceptance reads."""
-    return {**row, **{to.replace("__", ", ").replace("_", " "): row[by] for to, by in names.items()}}
-
-
 P2_SAMPLE = f"{N_PROBE:,} trees for probes and erasers, {N_TEST:,} with P = 2..13 for what erasing costs"
 P2 = Claim(
     "P2",
@@ -207,7 +139,7 @@ P2 = Claim(
         Control(
             "shuffled labels",
             by_seed(
-                lambda s: _renamed(concatenation(s), before="before, shuffled", after="after, shuffled"),
+                lambda s: renamed(concatenation(s), before="before, shuffled", after="after, shuffled"),
                 "after", sample=P2_SAMPLE,
             ),
         ),
@@ -236,7 +168,7 @@ def goal_probes(model: Transformer, task: PathfindingTask, n: int) -> Row:
     )
     seen = patterns(truncated(model, 1), tokens[:200, : root + 1], [root])[:, 0, :, 0].sum(1)
     row = {name: found[name].f1 for name in sites} | {"after, root only": at_root["root"].f1}
-    row |= {f"{name}, shuffled": _control(found[name]).f1 for name in sites}
+    row |= {f"{name}, shuffled": control(found[name]).f1 for name in sites}
     return row | {
         "attention to goal": float(seen[:, task.goal_position].mean()),
         "it is the largest": float((seen.argmax(-1) == task.goal_position).float().mean()),
@@ -325,14 +257,14 @@ P3 = Claim(
         Control(
             "equal-rank random subspace",
             by_seed(
-                lambda s: _renamed(goal_copy(s), erased="random", blocked__erased="blocked, random"),
+                lambda s: renamed(goal_copy(s), erased="random", blocked__erased="blocked, random"),
                 "erased", sample=P3_SAMPLE,
             ),
         ),
         Control(
             "shuffled labels",
             by_seed(
-                lambda s: _renamed(goal_copy(s), before="before, shuffled", after="after, shuffled"),
+                lambda s: renamed(goal_copy(s), before="before, shuffled", after="after, shuffled"),
                 "after", sample=P3_SAMPLE,
             ),
         ),
@@ -341,183 +273,3 @@ P3 = Claim(
     "cost little there. Blocking later reads stands for the dossier's second erasure, and is stricter: "
     "erasing the goal everywhere would harm any model that ever brings it to the root.",
 )  # fmt: skip
-
-
-# ---- P6, P13: one pass for both ----
-
-
-@functools.lru_cache(maxsize=8)
-@shared
-def readings(s: Subject) -> Row:
-    """P6's and P13's numbers."""
-    row = stream_readings(s.model, m.task_of(s.recipe), s.some(N_STREAM))
-    return row | {"exact": float(clean(s)[1].float().mean())}
-
-
-def stream_readings(model: Transformer, task: PathfindingTask, n: int) -> Row:
-    """Lens and tree probes on the residual stream, of trees of the training law."""
-    some, root = m.trees(task, n, 3), task.root_position
-    sites = residual_sites(model, range(root - 3, task.answer.stop))
-    x = capture(model, some.tokens[:, : task.answer.stop], sites)
-    return lens_row(model, some, {k: v[:, 3:] for k, v in x.items()}) | tree_row(
-        some, {k: v[:, :4] for k, v in x.items()}
-    )
-
-
-def lens_row(model: Transformer, some: m.Trees, x: Mapping[str, Tensor]) -> Row:
-    """Bias-free maps from the normalised stream x[site] [n, answer, d] to the next node.
-
-    Held-out macro-F1 after each layer; and for each length P <= layers - 1 the median of the first layer,
-    counted from 1, whose map says x1 at the root (layers + 1 if none does).
-    """
-    truth, layers = some.truth, model.config.n_layers
-    row: Row = {}
-    says: dict[str, list[Tensor]] = {"": [], ", shuffled": []}
-    held = torch.empty(0)
-    for layer in range(layers):
-        rows = normalised(x[f"L{layer}"], model.config.eps)
-        found = probe(rows, truth["correct"], intercept=False, held_out=0.4)
-        held = found.example.unique()
-        for name, one in (("", found), (", shuffled", _control(found))):
-            row[f"F1 L{layer}{name}"] = one.f1
-            says[name].append(one.scores(rows[held, 0]).argmax(-1) == truth["correct"][held, 0])
-    node = slice(some.task.first_target, some.task.first_bare)
-    there = truth["correct"][held] >= 0
-    for layer in (0, layers - 1):
-        plain = logit_lens(model, x[f"L{layer}"][held])[..., node].argmax(-1)
-        row[f"logit lens L{layer}, accuracy"] = float((plain == truth["correct"][held])[there].float().mean())
-    for name, hits in says.items():
-        f1 = torch.tensor([row[f"F1 L{layer}{name}"] for layer in range(layers)])
-        row[f"largest drop{name}"] = float((f1[:-1] - f1[1:]).max())
-        row[f"rise{name}"] = float(f1[-1] - f1[0])
-        hit = torch.stack([*hits, torch.ones_like(hits[0])])
-        first = hit.float().argmax(0) + 1
-        length = truth["length"][held]
-        lengths = range(1, layers)
-        for p in lengths:
-            row[f"first layer, P = {p}{name}"] = float(first[length == p].float().median())
-        short = length < layers
-        row[f"first layer = P{name}"] = float((first == length)[short].float().mean())
-        row[f"farthest off{name}"] = max(abs(row[f"first layer, P = {p}{name}"] - p) for p in lengths)
-    return row
-
-
-def tree_row(some: m.Trees, x: Mapping[str, Tensor]) -> Row:
-    """How well the tree can be read off one vector: edge F1 of the best linear probe over x[site] [n, p, d].
-
-    A ridge map to all n^2 possible edges; each node is given the parent with the highest score, but
-    for the node whose best is lowest, the root. A threshold would understate it: a rare yes is seldom said.
-    "planted": the tree written into the last vector by a random linear map, as strong as what is there.
-    """
-    edges = _edges(some)
-    found = {
-        (name, p): _edge_f1(some, value[:, p], edges)
-        for name, value in x.items()
-        for p in range(value.shape[1])
-    }
-    (name, p), (best, shuffled) = max(found.items(), key=lambda item: item[1][0])
-    vector = x[name][:, p]
-    random = torch.randn(
-        edges.shape[1], vector.shape[1], generator=torch.Generator().manual_seed(m.EVALUATION)
-    )
-    tree = edges.float() @ random
-    size = [(v - v.mean(0)).square().mean().sqrt() for v in (vector, tree)]
-    planted, _ = _edge_f1(some, vector + tree * (size[0] / size[1]), edges)
-    names = list(x)
-    return {
-        "tree F1": best,
-        "tree F1, shuffled": shuffled,
-        "tree F1, planted": planted,
-        "tree F1, root only": max(found[name, 3][0] for name in x),
-        "best tree: after layer": names.index(name) - 1.0,
-        "best tree: tokens before the root": 3.0 - p,
-    }
-
-
-def _edges(some: m.Trees) -> Tensor:
-    """Bool[n, child * parent]."""
-    parent, nodes = some.truth["parent"], some.task.n_nodes
-    return (parent[:, :, None] == torch.arange(nodes)).flatten(1)
-
-
-def _edge_f1(some: m.Trees, x: Tensor, edges: Tensor) -> tuple[float, float]:
-    """Edge F1 on held-out trees, and that of the same probe on other trees' edges."""
-    result = probe(x, edges, held_out=0.2)
-    held, nodes = result.example, some.task.n_nodes
-    out = []
-    for one in (result, _control(result)):
-        scores = one.scores(x[held]).unflatten(-1, (nodes, nodes))
-        best = scores.masked_fill(torch.eye(nodes, dtype=torch.bool), -torch.inf).max(-1)
-        right = one.truth.unflatten(-1, (nodes, nodes)).gather(2, best.indices.unsqueeze(-1))[..., 0]
-        right = right.scatter(1, best.values.argmin(1, keepdim=True), False)
-        out.append(float(right.float().sum() / (len(held) * (nodes - 1))))  # as many are said as are true
-    return out[0], out[1]
-
-
-def _lens(s: Subject) -> Row:
-    return {name: x for name, x in readings(s).items() if "tree" not in name and name != "exact"}
-
-
-def _tree(s: Subject) -> Row:
-    found = readings(s)
-    return {name: x for name, x in found.items() if name not in _lens(s)}
-
-
-def _shuffled_lens(row: Row) -> Row:
-    return {name: row.get(f"{name}, shuffled", value) for name, value in row.items()}
-
-
-P6_SAMPLE = f"{N_STREAM:,} trees of the training law, 1,000 of them held out"
-P6 = Claim(
-    "P6",
-    "A lens sees the highlighted node climb",
-    FIGURES,
-    "A linear map from each layer's residual at the path tokens to the next node gets better from layer to layer, "
-    "and at the root says x1 first in layer P (counted from 1).",
-    "macro-F1 .220 .251 .344 .483 .755 1.000, on the examples it was fitted on, only those the model gets right",
-    Accept(
-        "held-out F1 falls by no more than .01 from any layer to the next and rises by >= .30 in all; the median first "
-        "layer (from 1) whose map says x1 at the root is P for every P = 1..5",
-        lambda r: r["largest drop"] <= 0.01 and r["rise"] >= 0.30 and r["farthest off"] == 0,
-    ),
-    by_seed(_lens, "first layer = P", sample=P6_SAMPLE),
-    (
-        Control(
-            "untrained twin",
-            by_seed(_lens, "first layer = P", sample=f"{N_STREAM // 4} trees", twin=True),
-        ),
-        Control(
-            "shuffled labels",
-            by_seed(lambda s: _shuffled_lens(_lens(s)), "first layer = P", sample=P6_SAMPLE),
-        ),
-    ),
-    "A rising lens is common to all algorithms that work layer by layer; that the layer equals P is what backward "
-    "chaining predicts. Correlation only: P7 is the causal test. All examples are scored, also those the model "
-    "gets wrong. The logit lens is given beside it; it may well pass, so it is no control.",
-)
-P13 = Claim(
-    "P13",
-    "The tree is not linearly present in one vector",
-    f"{CODE}; adjacency probes",
-    "No single residual vector of a model that solves the task holds the whole tree in linear form.",
-    "linear probes: precision .38 and .46, recall .43 and .06 (two variants); MLP up to .97 and .96",
-    Accept(
-        "edge F1 of the best linear probe <= .50 at each of the last four prompt tokens after every layer; the model "
-        "is right on >= .90 of the trees with P = 2..13",
-        lambda r: r["tree F1"] <= 0.50 and r["exact"] >= 0.90,
-    ),
-    by_seed(_tree, "tree F1", sample=f"{N_STREAM:,} trees, a fifth held out; 28 vectors"),
-    (
-        Control(
-            "the tree planted in the best vector by a random linear map",
-            by_seed(lambda s: _renamed(_tree(s), tree_F1="tree F1, planted"), "tree F1", sample="the same"),
-        ),
-        Control(
-            "untrained twin",
-            by_seed(_tree, "tree F1", sample=f"{N_STREAM // 4} trees", twin=True),
-        ),
-    ),
-    "An absence, shown for 28 vectors and a ridge map only; a better linear probe or another vector could "
-    "still find more. An untrained model has no tree in one vector either: it fails here because it doesn't solve the "
-    "task. Non-linear presence is not asked.",
-)
