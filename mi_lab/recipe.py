@@ -72,6 +72,8 @@ class Recipe:
     start: weights that come from a donor or a rule, at the beginning or again and again; None means fresh ones.
     exits: weight of the mean loss of the earlier layers, each read by the final LayerNorm and unembedding as the
         last one is (deep supervision, early exits): whatever can be had early is had early. 0 means the last alone.
+        A task with a method `aims(tokens, layers)` says what the earlier layers are to name (Int[layers, n, answer]);
+        without one it is the answer.
     data: added to the seed of the data, so that a run which goes on from another one's weights, with the same
         seed, sees examples of its own.
     """

@@ -96,17 +96,26 @@ class Step:
                 earlier, logits = [], forward(self.leaves, recipe.config, inputs, task.answer, self.layout)
         logits = logits.float()
         weights = task.weights(tokens.flatten(0, 1))
-        loss = total = self._loss(logits, tokens, weights)
+        right = tokens[..., task.answer.start + 1 : task.answer.stop + 1]
+        loss = total = self._loss(logits, right, weights)
         if earlier:
-            before = sum(self._loss(x.float(), tokens, weights) for x in earlier)
+            before = sum(
+                self._loss(x.float(), aim, weights)
+                for x, aim in zip(earlier, self._aims(tokens, right, len(earlier)), strict=True)
+            )
             total = loss + recipe.exits * before / len(earlier)
         backward(total.sum(), self.leaves)  # models share no weights, so the sum gives each its own gradient
         return loss.detach(), logits.detach()
 
-    def _loss(self, logits: Tensor, tokens: Tensor, weights: Tensor | None) -> Tensor:
+    def _aims(self, tokens: Tensor, right: Tensor, layers: int) -> Tensor:
+        """Int[layers, model, batch, answer]: what the earlier layers are to say; the answer, unless the task tells."""
+        aims = getattr(self.recipe.task, "aims", None)
+        if aims is None:
+            return right.expand(layers, *right.shape)
+        return aims(tokens.flatten(0, 1), layers).view(layers, *right.shape)
+
+    def _loss(self, logits: Tensor, right: Tensor, weights: Tensor | None) -> Tensor:
         """Mean cross-entropy [model] of the answer tokens that count, in nats."""
-        answer = self.recipe.task.answer
-        right = tokens[..., answer.start + 1 : answer.stop + 1]
         loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), right.reshape(-1), reduction="none")
         loss = loss.view(right.shape)
         if weights is None:

@@ -95,6 +95,14 @@ def as_it_is(edges, path):
     return edges
 
 
+def past_the_next_step(path, layer):
+    return [path[max(len(path) - 1 - layer, 0)]] * (len(path) - 1)
+
+
+def from_the_wrong_end(path, layer):
+    return [path[min(i + 1 + layer, len(path) - 1)] for i in range(len(path) - 1)]
+
+
 @pytest.mark.parametrize(
     ("check", "answer", "hint"),
     [
@@ -115,6 +123,8 @@ def as_it_is(edges, path):
         (ex.check_relist, all_edges_move, "stays where it is"),
         (ex.check_relist, one_is_lost, "the same 15 edges"),
         (ex.check_relist, as_it_is, "from the goal up is"),
+        (ex.check_lesson, past_the_next_step, "never past the next step"),
+        (ex.check_lesson, from_the_wrong_end, "Count from the goal up"),
     ],
 )
 def test_a_usual_mistake_gets_a_hint(check, answer, hint):
@@ -130,3 +140,10 @@ def test_the_right_listing_passes(capsys):
 
     ex.check_relist(relist)
     assert "as they were drawn" in capsys.readouterr().out
+
+
+def test_the_right_lesson_passes(capsys):
+    ex.check_lesson(
+        lambda path, layer: [path[max(len(path) - 1 - layer, i + 1)] for i in range(len(path) - 1)]
+    )
+    assert "How often `taught` (seed 0) names it: L0 100%" in capsys.readouterr().out

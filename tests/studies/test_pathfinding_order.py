@@ -62,7 +62,7 @@ def test_a_model_that_sees_only_what_stands_before_it_gains(some: m.Trees, monke
         there = torch.arange(place.shape[1] - 1) < truth["length"][:, None] - 1
         return float(((place.diff(dim=1) > 0) | ~there).all(1).float().mean())
 
-    monkeypatch.setattr(order, "_first_right", first_right)
+    monkeypatch.setattr(order, "first_right", first_right)
     row = order._ordered(None)  # type: ignore[arg-type]
     assert row["goal first"] == pytest.approx(1.0)
     assert row["root first"] == 0.0

@@ -13,12 +13,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from mi_lab.forward import exits
 from mi_lab.model import Transformer
 from mi_lab.run import run
+from mi_lab.stack import Stack
 from mi_lab.studies.pathfinding import measure
 from mi_lab.studies.pathfinding.baselines import success
 from mi_lab.studies.pathfinding.listing import relisted
 from mi_lab.studies.pathfinding.task import PathfindingTask
+from mi_lab.studies.pathfinding.taught import Taught
 
 
 def _said(text: str) -> str:
@@ -190,3 +193,26 @@ def check_relist(relist: Callable[[list[tuple[int, int]], list[int]], list[tuple
     return _said(
         f"Right. First steps of `paper` on these trees: {shares[0]:.0%} as they were drawn, {shares[1]:.0%} listed so."
     )
+
+
+def check_lesson(lesson: Callable[[list[int], int], Sequence[int]]) -> str:
+    """`lesson(path, layer)`: the node that this layer is to name at each node of the path but the goal."""
+    task = Taught(n_nodes=10, order="random")
+    some, model = measure.trees(task, 200, 78), measure.model("taught", 0)
+    aims = task.aims(some.tokens, model.config.n_layers - 1)
+    for layer, rows in enumerate(aims):
+        for row, way in zip(rows, some.truth["path"].tolist(), strict=True):
+            path = [k for k in way if k >= 0]
+            mine = list(lesson(list(path), layer))
+            right = (row[: len(path) - 1] - task.first_target).tolist()
+            assert mine == right, (
+                f"path {path}, layer {layer}: {mine}, but the lesson says {right}. Count from the goal up, one level a "
+                "layer, and never past the next step"
+            )
+    *earlier, _ = exits(Stack.from_models([model]).params(0), model.config, some.tokens, task.answer)
+    there = torch.arange(aims.shape[2]) < some.truth["length"][:, None]
+    learned = [
+        float((x.argmax(-1) == aim)[there].float().mean()) for x, aim in zip(earlier, aims, strict=True)
+    ]
+    said = ", ".join(f"L{layer} {share:.0%}" for layer, share in enumerate(learned))
+    return _said(f"Right. How often `taught` (seed 0) names it: {said}.")

@@ -11,7 +11,7 @@ but the number of its goals is new, and that they may be inner nodes. What is tr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -132,9 +132,11 @@ def _with_goal(trees: PathfindingTask, tokens: Tensor, goal: Tensor) -> Tensor:
 
 
 def plain(task: object) -> PathfindingTask:
-    """The task with one goal to a tree: what models are judged by. ValueError for a task that reads no trees."""
+    """The task with one goal to a tree and no lesson: what models are judged by. ValueError if it reads no trees."""
     if isinstance(task, ManyGoals):
         return task.trees
     if not isinstance(task, PathfindingTask):
         raise ValueError(f"this task reads no trees: {type(task).__name__}")
-    return task
+    if type(task) is PathfindingTask:
+        return task
+    return PathfindingTask(**{f.name: getattr(task, f.name) for f in fields(task)})

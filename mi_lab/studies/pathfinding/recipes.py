@@ -7,10 +7,12 @@ learning rate): it is named `paper` for the model, and judged by the same claims
 parts. `waves` begins with position vectors that are waves and stays near 65 % of the paths; `paper` goes on
 from it with a loss at every layer (`Recipe.exits`). `not_deep` goes on without, the control. `many` goes on from
 `paper` with more goals to a tree (`not_many` is its control), `every` from there with edges in every order.
-`plateau` begins with position vectors drawn at random and finds 62 % of the paths after 12,940 steps, most of
-them because it enters no wrong leaf; `grow_6` to `grown` are an attempt to lead it on, from trees of 6 nodes back
-to 16 (`mi_lab.studies.pathfinding.growth`). Every other recipe switches something, to find out what decides
-which algorithm is learned.
+`plateau` begins with position vectors drawn at random and finds 62 % of the paths after 12,940 steps,
+most of them because it enters no wrong leaf; `grow_6` to `grown` are an attempt to lead it on, from trees of 6
+nodes back to 16 (`mi_lab.studies.pathfinding.growth`). Every other recipe switches something, to find out what
+decides which algorithm is learned. `taught` is a small model that was shown the paper's road
+(`mi_lab.studies.pathfinding.taught`), `unaided` goes on from it without the lesson, `not_taught` had a loss at
+every layer and no lesson.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from mi_lab.studies.pathfinding.growth import Grown
 from mi_lab.studies.pathfinding.many_goals import ManyGoals
 from mi_lab.studies.pathfinding.positions import Scaled, Waves
 from mi_lab.studies.pathfinding.task import PathfindingTask
+from mi_lab.studies.pathfinding.taught import Taught
 from mi_lab.train import Recipe, log_steps
 
 
@@ -158,6 +161,24 @@ def middle(name: str, description: str, task: PathfindingTask = MIDDLE, **change
     return small(name, description, task, **{**defaults, **changes})
 
 
+# The paper's road, shown to the same shape: the earlier layers are to name the goal's ancestors (`taught`).
+TAUGHT = middle(
+    "taught", "Four layers on trees of 10 nodes, shown the climb from the goal, one ancestor more in every layer.",
+    Taught(n_nodes=10), start=Waves(0.14), exits=4.0, steps=3000, decay="linear", decay_from=0.7, seeds=(0, 1, 2),
+    checkpoints=(500, 1000, 1500, 2000),
+)  # fmt: skip
+# The control: as strong a loss at every layer, but each is to name the answer.
+NOT_TAUGHT = replace(
+    TAUGHT, name="not_taught", task=MIDDLE, seeds=(0,),
+    description="As taught, but every layer is to name the answer: a loss at every layer without the lesson.",
+)  # fmt: skip
+# The lesson ends: answers alone, and a loss at the last layer alone.
+UNAIDED = replace(
+    TAUGHT, name="unaided", task=MIDDLE, start=Grown((TAUGHT,)), exits=0.0, data=0x5EED06, decay_from=0.5,
+    description="taught, gone on for as long without the lesson.",
+)  # fmt: skip
+
+
 _all = [
     PAPER,
     WAVES,
@@ -179,6 +200,9 @@ _all = [
     small("quick_scaled", "Positions of std .14 instead of .057, drawn at random as ever.", start=Scaled(2.5)),
     small("quick_goal_hidden", "As quick, but the goal is never shown.", replace(SMALL, hide_goal=True), seeds=(0,)),
     middle("middle", "Trees of 10 nodes, four layers: the base of the switches below."),
+    TAUGHT,
+    NOT_TAUGHT,
+    UNAIDED,
     middle("middle_wide_init", "Initial weights of std .1 (0.8/sqrt(d_model)) instead of .057.", init_std=None),
     middle("middle_padding", "Loss on all padding, as the authors'.", replace(MIDDLE, padding=True)),
     middle("middle_slow", "Learning rate 3e-4, the authors', for twice as long.", lr=3e-4, steps=12_000,
@@ -196,6 +220,8 @@ recipes: dict[str, Recipe] = {recipe.name: recipe for recipe in _all}
 KEPT_STEPS: dict[str, dict[int, tuple[int, ...]]] = {
     "paper": {0: (4000,)},
     "every": {},
+    "taught": {},
+    "unaided": {},
     "waves": {},
     "plateau": {},
     "middle": {},

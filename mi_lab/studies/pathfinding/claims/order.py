@@ -17,7 +17,8 @@ BOTH = "every"  # goes on from `many` with trees listed from the root down as we
 SAMPLE = f"{N:,} trees in random order of each P in 3..6, those that are hard, each written in two orders"
 
 
-def _first_right(model: Transformer, some: m.Trees, tokens: Tensor) -> float:
+def first_right(model: Transformer, some: m.Trees, tokens: Tensor) -> float:
+    """Share of these prompts (tokens: `some`, written in another order) whose first step is right."""
     root = some.task.root_position
     found = m.logits(model, tokens[:, : root + 1], slice(root, None))[:, 0].argmax(-1)
     return float((found == some.tokens[:, root + 1]).float().mean())
@@ -32,7 +33,7 @@ def _ordered(model: Transformer, *, other: bool = False) -> Row:
         some = some.where(some.truth["hard"])
         for name, deepest in (("goal first", True), ("root first", False)):
             tokens = relisted(some, deepest_first=deepest, other=other)
-            row[f"P = {length}, {name}"] = right = _first_right(model, some, tokens)
+            row[f"P = {length}, {name}"] = right = first_right(model, some, tokens)
             row[name] += right / len(LENGTHS)
     return row | {"gain": row["goal first"] - row["root first"]}
 

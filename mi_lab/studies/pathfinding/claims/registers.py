@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import torch
 
-from mi_lab.claims import Accept, Claim, Control, Measurement
+from mi_lab.claims import Accept, Claim, Control
 from mi_lab.model import Transformer
 from mi_lab.studies.pathfinding import measure as m
-from mi_lab.studies.pathfinding.circuit import untrained_twin
-from mi_lab.studies.pathfinding.claims.common import ABSTRACT, CODE, Row, table
+from mi_lab.studies.pathfinding.claims.common import ABSTRACT, CODE, Asked, Row, per_seed
 
 N = 500
 STRATA = ("P <= 4", "P >= 7", "hard")
@@ -55,25 +54,15 @@ def random_keys(n: int, avoid: list[int], seed: int = 0) -> list[int]:
 
 def _measure(
     keys_of: Callable[[], list[int]], layers: Callable[[Transformer], range], *, twin: bool = False
-) -> Callable[[bool], Measurement]:
-    def run(fast: bool) -> Measurement:
-        seeds = m.seeds_of("paper", fast)
-        rows = []
-        for seed in seeds:
-            model = m.model("paper", seed)
-            model = untrained_twin(model, seed) if twin else model
-            before, after = clean(model), damage(model, keys_of(), layers(model))
-            null = damage(model, random_keys(len(keys_of()), keys_of()), layers(model))
-            row = {f"{name}, clean": before[name] for name in STRATA}
-            row |= {f"{name}, blocked": after[name] for name in STRATA}
-            row |= {f"{name}, random keys": null[name] for name in STRATA}
-            rows.append(row)
-        return table(
-            [f"paper seed {s}" for s in seeds], rows, "hard, blocked",
-            sample=f"{N} trees per stratum", sources=m.sources("paper"),
-        )  # fmt: skip
+) -> Asked:
+    def row(model: Transformer) -> Row:
+        before, after = clean(model), damage(model, keys_of(), layers(model))
+        null = damage(model, random_keys(len(keys_of()), keys_of()), layers(model))
+        found = {f"{name}, clean": before[name] for name in STRATA}
+        found |= {f"{name}, blocked": after[name] for name in STRATA}
+        return found | {f"{name}, random keys": null[name] for name in STRATA}
 
-    return run
+    return per_seed("paper", row, "hard, blocked", sample=f"{N} trees per stratum", twin=twin)
 
 
 def _scratch() -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from mi_lab.model import Transformer
 from mi_lab.once import shared
 from mi_lab.studies.pathfinding import measure as m
 from mi_lab.studies.pathfinding.circuit import untrained_twin
-from mi_lab.studies.pathfinding.claims.common import OURS, Row, table
+from mi_lab.studies.pathfinding.claims.common import OURS, Asked, Row, by_model
 from mi_lab.studies.pathfinding.roads import Direction, memory_test, pointer_test
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
@@ -82,22 +82,11 @@ def _where_right(row: Row) -> Row:
     return row if _right(row) else {k: v if k.endswith("correct") else math.nan for k, v in row.items()}
 
 
-def _measure(
-    order: str, models: Sequence[str] = MODELS, *, twin: bool = False
-) -> Callable[[bool], Measurement]:
-    def run(fast: bool) -> Measurement:
-        there = [name for name in models if m.published(name)]
-        units, rows = [], []
-        for name in there:
-            for seed in m.seeds_of(name, fast):
-                units.append(f"{name} seed {seed}")
-                rows.append(_where_right(roads(name, seed, order, twin=twin)))
-        return table(
-            units, rows, "memory down", sample=f"{N} trees with the other side as deep, P >= 3; a donor for every edge",
-            sources=m.sources(*there),
-        )  # fmt: skip
-
-    return run
+def _measure(order: str, *, twin: bool = False) -> Asked:
+    return by_model(
+        lambda name, seed: _where_right(roads(name, seed, order, twin=twin)), "memory down",
+        sample=f"{N} trees with the other side as deep, P >= 3; a donor for every edge",
+    ).of(*(name for name in MODELS if m.published(name)))  # fmt: skip
 
 
 def _exchanged(
@@ -193,19 +182,11 @@ def _late(recipe: str, seed: int, order: str, number: int, *, twin: bool = False
     return row
 
 
-def _after(
-    order: str, number: int, name: str, headline: str, *, twin: bool = False
-) -> Callable[[bool], Measurement]:
-    def run(fast: bool) -> Measurement:
-        seeds = m.seeds_of(name, fast)
-        rows = [_where_right(_late(name, seed, order, number, twin=twin)) for seed in seeds]
-        return table(
-            [f"{name} seed {seed}" for seed in seeds], rows, headline,
-            sample=f"{N} {order} trees with the other side as deep, P >= 3; a donor for every edge, after L{LATE}",
-            sources=m.sources(name),
-        )  # fmt: skip
-
-    return run
+def _after(order: str, number: int, name: str, headline: str, *, twin: bool = False) -> Asked:
+    return by_model(
+        lambda name, seed: _where_right(_late(name, seed, order, number, twin=twin)), headline,
+        sample=f"{N} {order} trees with the other side as deep, P >= 3; a donor for every edge, after L{LATE}",
+    ).of(name)  # fmt: skip
 
 
 LATE = 2

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from mi_lab.claims import Accept, Claim, Control, Measurement
+from mi_lab.claims import Accept, Claim, Control
 from mi_lab.once import shared
 from mi_lab.studies.pathfinding import measure as m
 from mi_lab.studies.pathfinding.circuit import untrained_twin
-from mi_lab.studies.pathfinding.claims.common import FIGURES, Row, table
+from mi_lab.studies.pathfinding.claims.common import FIGURES, Asked, Row, by_model
 from mi_lab.studies.pathfinding.scrubbing import HYPOTHESES, Figure, figure
 
 SAMPLE = "150 backward trees for each P = 1..14, donors from 4,000"
@@ -36,19 +36,10 @@ def _h1(found: Figure, donor: int = 0) -> Row:
     }
 
 
-def _per_seed(donor: int = 0, twin: bool = False):
-    def run(fast: bool) -> Measurement:
-        seeds = m.seeds_of("paper", fast)
-        rows = [_h1(scrub_figure("paper", seed, twin=twin), donor) for seed in seeds]
-        return table(
-            [f"paper seed {s}" for s in seeds],
-            rows,
-            "L0-L2, worst P",
-            sample=SAMPLE,
-            sources=m.sources("paper"),
-        )
-
-    return run
+def _per_seed(donor: int = 0, twin: bool = False) -> Asked:
+    return by_model(
+        lambda name, seed: _h1(scrub_figure(name, seed, twin=twin), donor), "L0-L2, worst P", sample=SAMPLE
+    )
 
 
 P7 = Claim(
@@ -87,15 +78,8 @@ def _h2(found: Figure, keep: str = "H2") -> Row:
     }
 
 
-def _merging(keep: str = "H2", twin: bool = False):
-    def run(fast: bool) -> Measurement:
-        seeds = m.seeds_of("paper", fast)
-        rows = [_h2(scrub_figure("paper", seed, twin=twin), keep) for seed in seeds]
-        return table(
-            [f"paper seed {s}" for s in seeds], rows, "gain", sample=SAMPLE, sources=m.sources("paper")
-        )
-
-    return run
+def _merging(keep: str = "H2", twin: bool = False) -> Asked:
+    return by_model(lambda name, seed: _h2(scrub_figure(name, seed, twin=twin), keep), "gain", sample=SAMPLE)
 
 
 P11 = Claim(

@@ -10,14 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mi_lab.claims import Measurement
 from mi_lab.model import Transformer
 from mi_lab.probe import ProbeResult
 from mi_lab.run import Edit, run
 from mi_lab.sites import untrained_twin
 from mi_lab.stack import fast_matmul
 from mi_lab.studies.pathfinding import measure as m
-from mi_lab.studies.pathfinding.claims.common import Row, table
+from mi_lab.studies.pathfinding.claims.common import Asked, Row, by_model
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
 N_TEST = 1000  # trees for what an edit costs
@@ -41,18 +40,9 @@ class Subject(NamedTuple):
         return n // 4 if self.twin else n
 
 
-def by_seed(
-    row: Callable[[Subject], Row], headline: str, *, sample: str, twin: bool = False
-) -> Callable[[bool], Measurement]:
-    """A measure with one row per published seed of the paper's configuration."""
-
-    def measure(fast: bool) -> Measurement:
-        seeds = m.seeds_of("paper", fast)
-        rows = [row(Subject("paper", seed, twin)) for seed in seeds]
-        units = [f"paper seed {seed}" for seed in seeds]
-        return table(units, rows, headline, sample=sample, sources=m.sources("paper"))
-
-    return measure
+def by_seed(row: Callable[[Subject], Row], headline: str, *, sample: str, twin: bool = False) -> Asked:
+    """A measure with one row per published seed of the paper's configuration, from `row(subject)`."""
+    return by_model(lambda name, seed: row(Subject(name, seed, twin)), headline, sample=sample)
 
 
 @torch.no_grad()
