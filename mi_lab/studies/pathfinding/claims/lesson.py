@@ -199,7 +199,7 @@ P29 = Claim(
 )
 P30 = Claim(
     "P30",
-    "Within its reach a model that climbs doesn't care in which order the path is listed",
+    "To a model that climbs, the order of the path's edges is nothing",
     OURS,
     "In random order the model that was taught finds the first step of P = 3, two levels above the goal, where the "
     "path is listed from the root down as well as where it is listed from the goal up.",
