@@ -11,7 +11,7 @@ from mi_lab.studies.pathfinding.recipes import recipes
 
 TEXTS = {
     "middle": "10 nodes, four layers",
-    "taught": "10 nodes, shown the climb (taught)",
+    "taught": "10 nodes, taught",
     "quick": "8 nodes, three layers",
     "paper": "16 nodes, six layers (paper)",
     "every": "16 nodes, edges in every order (every)",
