@@ -13,10 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mi_lab.forward import exits
 from mi_lab.model import Transformer
 from mi_lab.run import run
-from mi_lab.stack import Stack
 from mi_lab.studies.pathfinding import measure
 from mi_lab.studies.pathfinding.baselines import success
 from mi_lab.studies.pathfinding.listing import relisted
@@ -209,10 +207,8 @@ def check_lesson(lesson: Callable[[list[int], int], Sequence[int]]) -> str:
                 f"path {path}, layer {layer}: {mine}, but the lesson says {right}. Count from the goal up, one level a "
                 "layer, and never past the next step"
             )
-    *earlier, _ = exits(Stack.from_models([model]).params(0), model.config, some.tokens, task.answer)
+    *earlier, _ = measure.said_by_layer(model, some)
     there = torch.arange(aims.shape[2]) < some.truth["length"][:, None]
-    learned = [
-        float((x.argmax(-1) == aim)[there].float().mean()) for x, aim in zip(earlier, aims, strict=True)
-    ]
+    learned = [float((x == aim)[there].float().mean()) for x, aim in zip(earlier, aims, strict=True)]
     said = ", ".join(f"L{layer} {share:.0%}" for layer, share in enumerate(learned))
     return _said(f"Right. How often `taught` (seed 0) names it: {said}.")

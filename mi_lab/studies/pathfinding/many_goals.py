@@ -137,6 +137,4 @@ def plain(task: object) -> PathfindingTask:
         return task.trees
     if not isinstance(task, PathfindingTask):
         raise ValueError(f"this task reads no trees: {type(task).__name__}")
-    if type(task) is PathfindingTask:
-        return task
     return PathfindingTask(**{f.name: getattr(task, f.name) for f in fields(task)})

@@ -166,13 +166,20 @@ def exact_by_layer(model: Transformer, some: Trees, *, chunk: int = 256) -> list
 
     What a layer knows in the model's own output terms; it may know more in others.
     """
-    params, answer = Stack.from_models([model]).params(0), some.task.answer
+    answer = some.task.answer
     right = some.tokens[:, answer.start + 1 : answer.stop + 1]
     weights = some.task.weights(some.tokens)
     ignored = torch.zeros_like(right, dtype=torch.bool) if weights is None else weights == 0
+    layers = said_by_layer(model, some, chunk=chunk)
+    return [float(((x == right) | ignored).all(1).float().mean()) for x in layers]
+
+
+@torch.no_grad()
+def said_by_layer(model: Transformer, some: Trees, *, chunk: int = 256) -> list[Tensor]:
+    """Int[n, answer] for each layer: the token it names if its residual stream is read as the last one is."""
+    params, answer = Stack.from_models([model]).params(0), some.task.answer
     parts = [exits(params, model.config, tokens, answer) for tokens in some.tokens.split(chunk)]
-    layers = [torch.cat(layer) for layer in zip(*parts, strict=True)]
-    return [float(((x.argmax(-1) == right) | ignored).all(1).float().mean()) for x in layers]
+    return [torch.cat(layer).argmax(-1) for layer in zip(*parts, strict=True)]
 
 
 @functools.lru_cache(maxsize=2)

@@ -22,9 +22,9 @@ from torch import Tensor
 from mi_lab.model import Transformer
 
 
-def waves(n_ctx: int, d_model: int, base: float = 200.0, first: int = 0) -> Tensor:
+def waves(n_ctx: int, d_model: int, base: float = 200.0) -> Tensor:
     """Float[n_ctx, d_model]: sines in the first half, cosines in the second, from 1 radian a place to 1/base."""
-    place = torch.arange(first, first + n_ctx)[:, None].float()
+    place = torch.arange(n_ctx)[:, None].float()
     rate = base ** (torch.arange(d_model // 2).float() / (d_model // 2))
     angle = place / rate
     return torch.cat([angle.sin(), angle.cos()], 1)
@@ -35,14 +35,12 @@ class Waves:
     """A recipe's start: fresh weights, but the position vectors are `scale` times `waves`.
 
     scale: the largest entry; their standard deviation is 0.7 of it. base: the slowest wave's radians per place
-    are 1 / base, nearly. first: the place that position 0 stands for; a model of smaller trees that is to grow begins
-    where its first edge will stand.
+    are 1 / base, nearly.
     """
 
     scale: float
     base: float = 200.0
     every: int | None = None
-    first: int = 0
 
     def __post_init__(self) -> None:
         if self.scale <= 0 or self.base <= 1:
@@ -50,8 +48,7 @@ class Waves:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
-        shifted = {"first": self.first} if self.first else {}  # digests from before the choice existed stay
-        return {"positions": "waves", "scale": self.scale, "base": self.base, **shifted}
+        return {"positions": "waves", "scale": self.scale, "base": self.base}
 
     def model(self, seed: int, out: Path | str | None = None) -> None:
         """Nothing comes from another model."""
@@ -64,7 +61,7 @@ class Waves:
         where = model.get_parameter("pos_embed.W_pos")
         if where.shape[1] % 2:
             raise ValueError(f"waves come in pairs: d_model must be even, not {where.shape[1]}")
-        where.copy_(waves(where.shape[0], where.shape[1], self.base, self.first) * self.scale)
+        where.copy_(waves(where.shape[0], where.shape[1], self.base) * self.scale)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from mi_lab.claims import Accept, Claim, Control
@@ -12,6 +14,7 @@ from mi_lab.studies.pathfinding.listing import relisted
 
 N = 1000  # trees of each path length
 LENGTHS = range(3, 7)
+WAYS = (("goal first", True), ("root first", False))  # of listing a path: deepest first?
 LAW = ("paper", "many")  # trained on backward and random order, the paper's law
 BOTH = "every"  # goes on from `many` with trees listed from the root down as well
 SAMPLE = f"{N:,} trees in random order of each P in 3..6, those that are hard, each written in two orders"
@@ -24,18 +27,23 @@ def first_right(model: Transformer, some: m.Trees, tokens: Tensor) -> float:
     return float((found == some.tokens[:, root + 1]).float().mean())
 
 
+def both_ways(model: Transformer, recipe: str, lengths: Sequence[int], n: int, *, other: bool = False) -> Row:
+    """Hard first steps right for each P with the path's edges (or the other side's) listed either way, "P = 3, .."."""
+    row: Row = {}
+    for length in lengths:
+        some = m.trees(m.task_of(recipe, order="random", shortest=length, longest=length), n, 24)
+        some = some.where(some.truth["hard"])
+        for way, deepest in WAYS:
+            tokens = relisted(some, deepest_first=deepest, other=other)
+            row[f"P = {length}, {way}"] = first_right(model, some, tokens)
+    return row
+
+
 def _ordered(model: Transformer, *, other: bool = False) -> Row:
     """First steps right with the path's edges (or the other side's) from the goal up, and from the root down."""
-    row: Row = {"gain": 0.0, "goal first": 0.0, "root first": 0.0}
-    for length in LENGTHS:
-        task = m.task_of("paper", order="random", shortest=length, longest=length)
-        some = m.trees(task, N, 24)
-        some = some.where(some.truth["hard"])
-        for name, deepest in (("goal first", True), ("root first", False)):
-            tokens = relisted(some, deepest_first=deepest, other=other)
-            row[f"P = {length}, {name}"] = right = first_right(model, some, tokens)
-            row[name] += right / len(LENGTHS)
-    return row | {"gain": row["goal first"] - row["root first"]}
+    found = both_ways(model, "paper", LENGTHS, N, other=other)
+    row = {way: sum(found[f"P = {p}, {way}"] for p in LENGTHS) / len(LENGTHS) for way, _ in WAYS}
+    return {"gain": row["goal first"] - row["root first"], **row, **found}
 
 
 P24 = Claim(

@@ -89,9 +89,7 @@ def _measure(order: str, *, twin: bool = False) -> Asked:
     ).of(*(name for name in MODELS if m.published(name)))  # fmt: skip
 
 
-def _exchanged(
-    real: Callable[[bool], Measurement], given: Mapping[str, str]
-) -> Callable[[bool], Measurement]:
+def exchanged(real: Callable[[bool], Measurement], given: Mapping[str, str]) -> Callable[[bool], Measurement]:
     """The memory's numbers of one hypothesis (value) in the place of another's (key): it must fail."""
 
     def run(fast: bool) -> Measurement:
@@ -123,8 +121,8 @@ P17 = Claim(
     ),
     _measure("backward"),
     (
-        Control("ancestors and descendants exchanged", _exchanged(_measure("backward"), SWAPPED)),
-        Control("everything renamed", _exchanged(_measure("backward"), RENAMED)),
+        Control("ancestors and descendants exchanged", exchanged(_measure("backward"), SWAPPED)),
+        Control("everything renamed", exchanged(_measure("backward"), RENAMED)),
         Control("untrained twin", _measure("backward", twin=True)),
     ),
     "Donors share the tree's shape: whether depth is used is not asked. Formed after a look at small models "
@@ -144,8 +142,8 @@ P17B = Claim(
     ),
     _measure("random"),
     (
-        Control("ancestors and descendants exchanged", _exchanged(_measure("random"), SWAPPED)),
-        Control("everything renamed", _exchanged(_measure("random"), RENAMED)),
+        Control("ancestors and descendants exchanged", exchanged(_measure("random"), SWAPPED)),
+        Control("everything renamed", exchanged(_measure("random"), RENAMED)),
     ),
     "In backward order it is impossible: a parent's edge stands behind its children's.",
 )
@@ -163,7 +161,7 @@ P17C = Claim(
     ),
     _measure("backward"),
     (
-        Control("everything renamed", _exchanged(_measure("backward"), RENAMED)),
+        Control("everything renamed", exchanged(_measure("backward"), RENAMED)),
         Control("untrained twin", _measure("backward", twin=True)),
     ),
     "Registers would break the first half at long distances: the test asks for P >= 3, most of it short.",
@@ -205,8 +203,8 @@ P22 = Claim(
     ),
     BELOW,
     (
-        Control("ancestors and descendants exchanged", _exchanged(BELOW, SWAPPED)),
-        Control("everything renamed", _exchanged(BELOW, RENAMED)),
+        Control("ancestors and descendants exchanged", exchanged(BELOW, SWAPPED)),
+        Control("everything renamed", exchanged(BELOW, RENAMED)),
         Control("untrained twin", _after("backward", 22, "paper", "memory down", twin=True)),
     ),
     "Formed after seeing 40 other trees by layer. P17 asks for every layer and fails at this model: its first two "
@@ -229,8 +227,8 @@ P26 = Claim(
     ),
     ABOVE,
     (
-        Control("ancestors and descendants exchanged", _exchanged(ABOVE, SWAPPED)),
-        Control("everything renamed", _exchanged(ABOVE, RENAMED)),
+        Control("ancestors and descendants exchanged", exchanged(ABOVE, SWAPPED)),
+        Control("everything renamed", exchanged(ABOVE, RENAMED)),
         Control("untrained twin", _after("forward", 26, "every", "memory up", twin=True)),
     ),
     "Written down before the model was trained to its end: in forward order nothing below an edge stands before it, so "
