@@ -25,7 +25,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.small-transformers
 NOTEBOOKS := $(wildcard book/*.ipynb)
 QUIET := --disable-pip-version-check --quiet
-SOURCES := mi_lab tests book/build.py book/_ext $(wildcard benchmarks)
+SOURCES := mi_lab tests book/build.py book/execute.py book/_ext $(wildcard benchmarks)
 
 # One thread: for models this small a second one only waits for the first.
 export OMP_NUM_THREADS := 1

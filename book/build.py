@@ -5,8 +5,9 @@ the library it would go on showing old numbers. So, before it runs,
 
 1. every chapter gets a key: its own cells, the lock file, and the part of `mi_lab` it can depend on
    (a study's folder counts only for the chapters whose code names that study, or names none);
-2. a chapter whose key has changed loses its cached outputs and is executed again;
-3. if the book's own machinery changed, or the last build did not finish clean, every page is read anew.
+2. a chapter whose key has changed loses its cached outputs;
+3. chapters without cached outputs are executed, as many at once as there are cores (`execute.py`);
+4. if the book's own machinery changed, or the last build did not finish clean, every page is read anew.
 
 Warnings are errors. Output: `_build/html/index.html`.
 """
@@ -215,6 +216,16 @@ def build(root: Path, *, fresh: bool = False) -> int:
     out.mkdir(exist_ok=True)
     write_state(state_path, None, keys)
 
+    names = [str(path) for path in chapters(root)]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("execute.py")),
+        str(out / ".jupyter_cache"),
+        *names,
+    ]
+    code = subprocess.run(command, env=environment(root), check=False).returncode
+    if code:
+        return code
     run = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", run, "build", str(root), "-W", "--keep-going", "-q"]
     code = subprocess.run(command, env=environment(root), check=False).returncode

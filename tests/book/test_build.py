@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,47 @@ def test_forgetting_drops_a_chapter_from_the_real_cache(tmp_path):
         cache.cache_notebook_file(path, check_validity=False)
     build.forget(tmp_path, paths[:1])
     assert [Path(record.uri).name for record in cache.list_cache_records()] == ["two.ipynb"]
+
+
+def executed(folder: Path, *codes: str) -> subprocess.CompletedProcess[str]:
+    """`book/execute.py` over notebooks of one cell each, 0.ipynb and so on, in a process of its own."""
+    nbformat = pytest.importorskip("nbformat")
+    paths = [folder / f"{number}.ipynb" for number in range(len(codes))]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    for path, code in zip(paths, codes, strict=True):
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel), path
+        )
+    command = [sys.executable, str(ROOT / "book/execute.py"), str(folder / "cache"), *map(str, paths)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_chapters_are_executed_into_the_cache_that_jupyter_book_reads_and_only_once(tmp_path):
+    import nbformat
+    from jupyter_cache import get_cache
+
+    code = "import pathlib; log = pathlib.Path('log'); log.open('a').write('x'); print(6 * 7)"
+    run = executed(tmp_path, code, "print('other')")
+    assert run.returncode == 0, run.stderr
+    assert "executed 2 of 2" in run.stdout
+    first = nbformat.read(tmp_path / "0.ipynb", as_version=4)
+    _, notebook = get_cache(tmp_path / "cache").merge_match_into_notebook(first)
+    assert notebook.cells[0].outputs[0].text == "42\n"
+    assert executed(tmp_path, code).returncode == 0
+    assert (tmp_path / "log").read_text() == "x", "a cached chapter was executed again"
+
+
+@pytest.mark.slow
+def test_a_chapter_that_fails_ends_the_build_with_its_traceback_and_is_not_cached(tmp_path):
+    from jupyter_cache import get_cache
+
+    run = executed(tmp_path, "raise ZeroDivisionError('cell three')")
+    assert run.returncode == 1
+    assert "0.ipynb failed" in run.stderr
+    assert "ZeroDivisionError" in run.stderr
+    assert "cell three" in run.stderr
+    assert not get_cache(tmp_path / "cache").list_cache_records()
 
 
 def test_docstrings_survive_as_written():
