@@ -69,27 +69,18 @@ class ManyGoals:
         """Int[n, n_ctx]: fresh trees of the law with their paths, and questions to nodes that differ."""
         tree = self.trees
         tokens = tree.sample(n, generator=generator, device=device)
-        targets = tokens[:, 1 : 3 * tree.n_edges : 3] - tree.first_target
+        edge, root = 3 * tree.n_edges, tokens[:, tree.root_position]
+        targets = tokens[:, 1:edge:3] - tree.first_target
+        parent = torch.full((n, tree.n_labels), -1, device=tokens.device)
+        parent.scatter_(1, targets, tokens[:, 0:edge:3] - tree.first_bare)
         noise = torch.rand((n, tree.n_edges), generator=generator, device=tokens.device)
-        goals = targets.gather(1, noise.argsort(1)[:, : self.goals])
-        step = self.climb(tokens, goals, tree.n_edges)[-1]
-        root = tokens[:, tree.root_position]
+        goals = step = targets.gather(1, noise.argsort(1)[:, : self.goals])
+        for _ in range(tree.n_edges - 1):  # walk up until the parent is the root
+            up = parent.gather(1, step)
+            step = torch.where(up == root[:, None] - tree.first_bare, step, up)
         colon, again = torch.full_like(goals, COLON), root[:, None].expand_as(goals)
         asked = torch.stack([goals + tree.first_bare, colon, again, step + tree.first_target], 2)
         return torch.cat([tokens, asked.flatten(1)], 1)
-
-    def climb(self, tokens: Tensor, goals: Tensor, times: int) -> list[Tensor]:
-        """`times` tensors like goals Int[n, k] (labels): each goal, its parent, and so on, up to the root's child."""
-        tree = self.trees
-        parent = torch.full((len(tokens), tree.n_labels), -1, device=tokens.device)
-        edges = tokens[:, : 3 * tree.n_edges]
-        parent.scatter_(1, edges[:, 1::3] - tree.first_target, edges[:, ::3] - tree.first_bare)
-        root = tokens[:, tree.root_position, None] - tree.first_bare
-        names = [goals]
-        for _ in range(times - 1):
-            up = parent.gather(1, names[-1])
-            names.append(torch.where(up == root, names[-1], up))
-        return names
 
     def weights(self, tokens: Tensor) -> Tensor:
         """Float[n, answer]: 1 on the path, its first stop and the questions' first steps, 0 elsewhere."""

@@ -9,13 +9,12 @@ algorithm to try every test on, and to train on without the lesson: does it keep
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mi_lab.studies.base import targets
-from mi_lab.studies.pathfinding.many_goals import QUESTION, ManyGoals
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
 
@@ -45,29 +44,3 @@ class Taught(PathfindingTask):
         up = torch.minimum((left - 1).clamp(min=0), layer)  # [layers, n, answer]
         name = truth["ancestor"].expand(layers, -1, -1).gather(2, up)
         return torch.where(left > 0, name + self.first_target, right)
-
-
-@dataclass(frozen=True)
-class TaughtMany(ManyGoals):
-    """Many goals for one tree (`ManyGoals`), each with the lesson: the climb from its own goal.
-
-    `trees` must be `Taught`; ValueError if it isn't.
-    """
-
-    trees: PathfindingTask = field(default_factory=Taught)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.trees, Taught):
-            raise ValueError(f"trees must be Taught(..), not {type(self.trees).__name__}(..)")
-
-    def aims(self, tokens: Tensor, layers: int) -> Tensor:
-        """Int[layers, n, answer]: as `Taught.aims`; a question's root token names its own goal's ancestors."""
-        assert isinstance(self.trees, Taught)
-        names = targets(self, tokens).repeat(layers, 1, 1)
-        own = self.trees.aims(tokens[:, : self.trees.n_ctx], layers)
-        names[:, :, : own.shape[2]] = own
-        goals = tokens[:, self.trees.n_ctx :: QUESTION] - self.trees.first_bare
-        first = self.trees.n_ctx + 2 - self.answer.start  # the first question's root token
-        names[:, :, first::QUESTION] = torch.stack(self.climb(tokens, goals, layers)) + self.trees.first_target
-        return names
