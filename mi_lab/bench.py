@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mi_lab.ledger import prose
+
 BADGES = {
     True: '<span class="mi-verdict reproduced">met</span>',
     False: '<span class="mi-verdict not-reproduced">missed</span>',
@@ -148,18 +150,16 @@ def table(*names: str, folder: Path = FOLDER) -> Table:
 
 def _html(record: Record) -> str:
     head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("what", "measured", "range", "asked", "outcome")
+        f'<th scope="col">{name}</th>' for name in ("what", "measured", "asked", "outcome", "range")
     )
     body = ""
     for row in record.rows:
         low, high = (number(x, row.unit) for x in (row.low, row.high))
         span = "" if low == high else f"{low} to {high}"
         badge = "" if row.met is None else BADGES[row.met]
-        body += f'<tr><th scope="row">{html.escape(row.what)}</th><td>{html.escape(row.measured)}</td>'
-        body += f"<td>{html.escape(span)}</td><td>{html.escape(asked(row))}</td><td>{badge}</td></tr>"
-    caption = (
-        f"{html.escape(record.title)}. <code>mi-lab bench {record.name}</code>. {html.escape(record.where)}."
-    )
+        body += f'<tr><th scope="row">{prose(row.what)}</th><td>{html.escape(row.measured)}</td>'
+        body += f"<td>{html.escape(asked(row))}</td><td>{badge}</td><td>{html.escape(span)}</td></tr>"
+    caption = f"{prose(record.title)}. <code>mi-lab bench {record.name}</code>. {html.escape(record.where)}."
     return (
         f'<figure class="mi-ledger mi-live"><div class="mi-ledger-scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div><figcaption>{caption}</figcaption></figure>"

@@ -145,8 +145,16 @@ def line_chart(
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    step = max(1, math.ceil((high - low) / 8))
-    return [float(v) for v in range(math.ceil(low), math.floor(high) + 1, step)]
+    """At most nine round numbers: 1, 2 or 5 times a power of ten apart.
+
+    >>> _ticks(0, 5000), _ticks(1, 8), _ticks(1, 15)[:3]
+    ([0.0, 1000.0, 2000.0, 3000.0, 4000.0, 5000.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], [1.0, 3.0, 5.0])
+    """
+    least = max(1.0, (high - low) / 8)
+    power = 10 ** math.floor(math.log10(least))
+    step = int(next(m * power for m in (1, 2, 5, 10) if m * power >= least))
+    first = math.ceil(low) if step < 5 else math.ceil(low / step) * step
+    return [float(v) for v in range(first, math.floor(high) + 1, step)]
 
 
 def _y_axis(span: tuple[float, float], py, left: int, right: int, percent: bool) -> str:
@@ -325,5 +333,5 @@ def _cell(
 def _number(value: float, percent: bool) -> str:
     if percent:
         return f"{value * 100:.0f}"
-    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
     return text.replace("0.", ".", 1).replace("-", "−") if abs(value) < 1 else text.replace("-", "−")

@@ -120,7 +120,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found. sound: every control failed, as it must."""
+    """What `verify` found. sound: every control failed, as it must (`fails`). quorum: share of units that must pass."""
 
     id: str
     title: str
@@ -142,6 +142,7 @@ class Verdict:
     details: dict[str, Any]
     limits: str
     seconds: float
+    quorum: float
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON; numbers that are none (NaN, infinities) are null."""
@@ -166,6 +167,7 @@ def verify(claim: Claim, *, fast: bool = False) -> Verdict:
         "reported": claim.reported,
         "accept": claim.accept.text,
         "limits": claim.limits,
+        "quorum": claim.accept.quorum,
     }
     if claim.measure is None:
         return Verdict(
@@ -184,7 +186,7 @@ def verify(claim: Claim, *, fast: bool = False) -> Verdict:
                 "value": _rounded(result.summary()),
                 "passed": n,
                 "units": len(result.units),
-                "fails": outcome(n, len(result.units), claim.accept.quorum) != "reproduced",
+                "fails": fails(n, len(result.units), claim.accept.quorum, beside=passed / units),
                 "values": {k: _rounded(v) for k, v in result.values.items()},
             }
         )
@@ -215,6 +217,17 @@ def outcome(passed: int, units: int, quorum: float) -> Outcome:
     if passed >= quorum * units - 1e-9:
         return "reproduced"
     return "seed-dependent" if passed else "not reproduced"
+
+
+def fails(passed: int, units: int, quorum: float, *, beside: float) -> bool:
+    """Does a control fail, as it must? It does if it is not reproduced and passes less often than the claim.
+
+    beside: the share of the claim's own units that pass. A control in which none passes always fails.
+
+    >>> fails(1, 7, 0.75, beside=1.0), fails(2, 3, 0.75, beside=2 / 3), fails(0, 3, 0.75, beside=0.0)
+    (True, False, True)
+    """
+    return not passed or (outcome(passed, units, quorum) != "reproduced" and passed / units < beside)
 
 
 def verify_all(

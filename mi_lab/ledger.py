@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mi_lab.claims import Verdict, read_ledger
 
@@ -62,6 +64,34 @@ def number(x: float | None) -> str:
     return f"{x:.0f}" if abs(x) >= 999.5 else f"{x:.3g}"
 
 
+def prose(text: str) -> str:
+    """Words of a verdict as HTML: what stands between backticks is code.
+
+    >>> prose("weights of `fit` < 1")
+    'weights of <code>fit</code> &lt; 1'
+    """
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def _quorum(v: Verdict) -> str:
+    if v.units < 2:
+        return ""
+    enough = math.ceil(v.quorum * v.units - 1e-9)
+    how_many = f"all {v.units}" if enough == v.units else f"at least {enough} of {v.units}"
+    return f"{how_many} pass; seed-dependent if fewer do, but one at least"
+
+
+def _control(c: dict[str, Any]) -> str:
+    how = f"passes {c['passed']} of {c['units']}"
+    if not c["fails"]:
+        how += ": <strong>the test is broken</strong>"
+    elif c["passed"]:
+        how += ", too few to count"
+    else:
+        how += ", as it must"
+    return f"<li>{prose(c['name'])}: {number(c['value'][0])}, {how}</li>"
+
+
 def _value(v: Verdict) -> str:
     if v.value is None:
         return ""
@@ -85,12 +115,13 @@ def _row(v: Verdict) -> str:
         f'<span class="mi-ledger-number">{_value(v)}{" · " if units else ""}{units}</span></summary>'
     )
     parts = [
-        ("Claim", e(v.statement)),
-        ("Source", e(v.source)),
-        ("Reported", e(v.reported)),
-        ("Accepted if", e(v.accept)),
-        ("Measured on", e(v.sample)),
-        ("Limits", e(v.limits)),
+        ("Claim", prose(v.statement)),
+        ("Source", prose(v.source)),
+        ("Reported", prose(v.reported)),
+        ("Accepted if", prose(v.accept)),
+        ("Reproduced if", _quorum(v)),
+        ("Measured on", prose(v.sample)),
+        ("Limits", prose(v.limits)),
     ]
     items = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in parts if text)
     return (
@@ -119,11 +150,7 @@ def _controls(v: Verdict, summary: str) -> str:
     if not v.controls:
         return ""
     e = html.escape
-    items = "".join(
-        f"<li>{e(c['name'])}: {number(c['value'][0])}, passes {c['passed']} of {c['units']}, "
-        f"{'fails as it must' if c['fails'] else 'PASSES: the test is broken'}</li>"
-        for c in v.controls
-    )
+    items = "".join(_control(c) for c in v.controls)
     sources = ", ".join(f"{e(n)} {e(h[:12])}" for n, h in v.sources.items())
     hashes = f"<p>Checkpoints (SHA-256): {sources}</p>" if sources else ""
     return f"<p>{summary}:</p><ul>{items}</ul>{hashes}"

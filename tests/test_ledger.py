@@ -49,6 +49,7 @@ def verdict(**changes: Any) -> Verdict:
         "details": {},
         "limits": "",
         "seconds": 1.0,
+        "quorum": 0.75,
     }
     return Verdict(**(given | changes))
 
@@ -140,8 +141,25 @@ def test_a_terminal_shows_a_line_a_claim():
 def test_controls_that_fail_are_counted_and_named():
     html = shown(verdict(controls=[control("swapped"), control("random")]))
     assert "2 of 2 controls fail as they must" in html
-    assert "<li>swapped: 0.02, passes 0 of 2, fails as it must</li>" in html
-    assert "PASSES" not in html
+    assert "<li>swapped: 0.02, passes 0 of 2, as it must</li>" in html
+    assert "broken" not in html
+
+
+def test_a_control_in_which_some_pass_is_said_to_be_too_few():
+    some = {**control("twin", fails=True), "passed": 1}
+    assert "passes 1 of 2, too few to count</li>" in shown(verdict(controls=[some]))
+
+
+def test_how_many_are_enough_stands_in_the_row():
+    assert "all 2 pass" in shown(verdict())
+    assert "at least 1 of 2 pass" in shown(verdict(quorum=0.5))
+    assert "Reproduced if" not in shown(verdict(units=1))
+
+
+def test_words_between_backticks_are_code_and_nothing_else_is_markup():
+    html = shown(verdict(limits="`fit` < 1", statement="`a` and <b>"))
+    assert "<code>fit</code> &lt; 1" in html
+    assert "<code>a</code> and &lt;b&gt;" in html
 
 
 def test_one_control_is_one_control():
@@ -152,7 +170,7 @@ def test_a_control_that_passes_is_shouted_and_the_row_says_so_without_being_open
     html = shown(
         verdict(sound=False, controls=[control("swapped"), control("twin", fails=False, value=0.95)])
     )
-    assert "<li>twin: 0.95, passes 2 of 2, PASSES: the test is broken</li>" in html
+    assert "<li>twin: 0.95, passes 2 of 2: <strong>the test is broken</strong></li>" in html
     assert "1 of 2 controls fail as they must" in html
     summary = re.findall(r"<summary>.*?</summary>", html, flags=re.S)[0]
     assert "unsound" in summary

@@ -120,6 +120,7 @@ def test_the_ledger_holds_every_claim_as_it_is_written_now(study):
         assert [getattr(verdict, word) for word in WORDS] + [verdict.accept] == now, (
             f"{id} was reworded since the ledger was written"
         )
+        assert verdict.quorum == claims[id].accept.quorum, id
         assert (verdict.outcome == "not testable") == (claims[id].measure is None), id
 
 

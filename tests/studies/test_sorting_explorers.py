@@ -202,12 +202,14 @@ def test_a_step_that_is_published_for_one_seed_only_is_refused_with_what_there_i
         explorer.set(seed=99)
 
 
-def test_the_caption_counts_what_is_wrong():
+def test_the_caption_says_what_is_written_and_whether_it_is_right():
     explorer = x.list_explorer()
-    assert "all right so far" in explorer.draw(explorer.result).caption
+    assert "after 2, 5 the model writes 8, which is right" in explorer.draw(explorer.result).caption
     found = explorer.set(step=0, output=10)
-    wrong = sum(p != r for p, r in zip(found.produced, found.right))
-    assert f"({wrong} wrong)" in explorer.draw(found).caption
+    assert found.produced[-1] != found.right[9]
+    wrong = f"the model writes {found.produced[-1]}, where {found.right[9]} would be right"
+    assert wrong in explorer.draw(found).caption
+    assert "first the model writes" in explorer.draw(explorer.set(step=0, output=1)).caption
 
 
 def test_a_head_that_is_off_is_marked_in_the_drawing():

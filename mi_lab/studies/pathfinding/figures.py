@@ -332,14 +332,20 @@ def road_table(
     *,
     holds: float = 0.9,
     fails: float = 0.5,
-    say: Callable[[float], str] = lambda v: f"{v:.0%}",
+    given: str = "right to begin with",
+    say: Callable[[float], str] = lambda v: f"{round(v, 2) + 0.0:.0%}",  # + 0.0: no -0 %
 ) -> Drawing:
-    """Models down, hypotheses across: share recovered, "holds" from `holds` on, "fails" below `fails`."""
+    """Models down, hypotheses across: share recovered, "holds" from `holds` on, "fails" below `fails`.
+
+    given: a column that is no hypothesis, and gets no verdict.
+    """
     columns = list(dict.fromkeys(name for row in values.values() for name in row))
 
-    def cell(value: float | None) -> str:
+    def cell(name: str, value: float | None) -> str:
         if value is None or value != value:
             return "<td>–</td>"
+        if name == given:
+            return f"<td>{html.escape(say(value))}</td>"
         word, ink = (
             ("holds", 2) if value >= holds else ("fails", 1) if value < fails else ("in part", "neutral")
         )
@@ -351,7 +357,7 @@ def road_table(
 
     head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in columns)
     body = "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cell(row.get(c)) for c in columns)}</tr>'
+        f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cell(c, row.get(c)) for c in columns)}</tr>'
         for name, row in values.items()
     )
     table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"

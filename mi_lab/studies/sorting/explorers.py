@@ -103,11 +103,12 @@ def draw_step(result: Stepped) -> Picture:
         right.set_xlim(0, 1)
         right.set_title("next number (right: green)")
         right.set_xlabel("probability")
-        wrong = [p for p, r in zip(result.produced, result.right, strict=False) if p != r]
-        state = "all right so far" if not wrong else f"{len(wrong)} wrong"
+        *before, now = result.produced
+        place = f"after {', '.join(before)}" if before else "first"
+        state = "which is right" if now == correct else f"where {correct} would be right"
         caption = (
-            f"Output {len(result.produced)} of {len(result.right)}: the model has written "
-            f"{', '.join(result.produced)} ({state}). Which head looks at the number that comes next?"
+            f"Output {len(result.produced)} of {len(result.right)}: {place} the model "
+            f"writes {now}, {state}. Which head looks at the number that comes next?"
         )
         return plot.picture(figure, caption)
 

@@ -147,6 +147,8 @@ def llc(
     estimators: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], titles: Mapping[str, str]
 ) -> Picture:
     """LLC over training, one panel per estimator, one line per seed; hollow points carry a warning."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     with plot.canvas(1, len(estimators), width=7.6, height=2.7) as (figure, axes):
         for ax, (name, seeds) in zip(axes[0], estimators.items(), strict=True):
             for seed, points in seeds.items():
@@ -161,6 +163,9 @@ def llc(
                     )
             ax.axhline(0, color=plot.INK, linewidth=0.6)
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_title(titles[name])
             ax.set_xlabel("training step")
         axes[0][0].set_ylabel("estimate of the LLC")

@@ -253,6 +253,7 @@ def _spec(title: str, try_this: str, by_hand: bool) -> dict[str, Any]:
             "name": name,
             "text": text,
             "heads": _heads(name),
+            "window": _task(name).window or task.n_numbers,
             "seeds": {str(seed): [*steps] for seed, steps in steps_of(name).items()},
         }
         for name, text in texts.items()

@@ -84,7 +84,7 @@ export function strip(svg, width, { tokens, rows, query, wanted }) {
   const middle = (/** @type {number} */ i) => left + (i + 0.5) * cell;
   tokens.forEach((token, i) => {
     const wide = token.text.length > 2;
-    const text = s("text", { x: middle(i), y: 34, "text-anchor": "middle", "font-size": wide && cell >= 12 ? Math.min(size, cell * 0.44) : size,
+    const text = s("text", { x: middle(i), y: 34, "text-anchor": "middle", "font-size": wide && cell >= 12 ? Math.max(8, Math.min(size, cell * 0.44)) : size,
       class: [token.bad ? "bad" : "", token.faint ? "faint" : ""].join(" "), "font-weight": i === query ? 700 : null }, token.text);
     if (i === query) svg.append(s("rect", { x: left + i * cell + 0.5, y: 19, width: cell - 1, height: 22, rx: 4, fill: "none", stroke: "var(--x-ink)", "stroke-width": 1.5 }));
     if (token.bad) svg.append(s("path", { d: `M${middle(i) - size * 0.62} 38 h${size * 1.24}`, stroke: "var(--x-bad)", "stroke-width": 1.5, "stroke-dasharray": "2 1.5" }));
@@ -118,7 +118,7 @@ export function strip(svg, width, { tokens, rows, query, wanted }) {
       if (weight < 0.1 || cell < 13) return;
       const style = weight > 0.55 ? "fill:var(--x-paper)" : "fill:var(--x-ink)";
       group.append(s("text", { x: middle(i), y: top + 16, "text-anchor": "middle", "font-size": Math.min(11, cell * 0.5), style, "pointer-events": "none" },
-        weight > 0.995 ? "1" : weight.toFixed(cell < 24 ? 1 : 2).slice(1)));
+        weight.toFixed(cell < 24 ? 1 : 2).replace(/^0|\.0+$/g, "")));
     });
     svg.append(group);
   });

@@ -7,7 +7,7 @@ import { h, say } from "./dom.js";
 import { bars, drawing, headColour, heatMap, numberAxis, percent, short, strip } from "./draw.js";
 import { Frame } from "./frame.js";
 import { Shelf, sources } from "./shelf.js";
-import { alongFamily, checkSorting, SORTING_FIELDS, sortingKey, sortingPython, sortingRun } from "./sorting_run.js";
+import { alongFamily, checkSorting, comesNext, foreignList, SORTING_FIELDS, sortingKey, sortingPython, sortingRun, wholeAnswer } from "./sorting_run.js";
 
 /** @typedef {import("./link.js").State} State */
 /** @typedef {import("./sorting_run.js").SortingSpec} SortingSpec */
@@ -59,14 +59,14 @@ export class SortingExplorer {
     // controls
     const { frame } = this;
     const { length, numbers } = spec.task;
-    const shuffle = h("button", { type: "button", class: "mi-x-button", onclick: () => frame.set({ list: randomList(spec.task) }) }, "New list");
+    const shuffle = h("button", { type: "button", class: "mi-x-button", onclick: () => frame.set({ list: randomList(spec.task, this.#model(frame.state).window) }) }, "New list");
     const list = textField(frame, "list", "List", { hint: `${length} different numbers from 0 to ${numbers - 1}`, extra: [shuffle] });
     const output = slider(frame, "output", "output", () => Array.from({ length }, (_, i) => i + 1), (x) => `${x} of ${length}`);
     const model = menu(frame, "model", "model", () => spec.models.map(({ name, text }) => ({ value: name, text })));
     const seed = menu(frame, "seed", "seed", (state) => Object.keys(this.#model(state).seeds).map((x) => ({ value: Number(x), text: x })));
     const step = slider(frame, "step", "training step", (state) => this.#model(state).seeds[String(state.seed)], (x) => x.toLocaleString("en"));
     this.headsBox = h("div", { class: "mi-x-field mi-x-wide mi-x-heads", role: "group", "aria-label": "heads" });
-    const again = h("button", { type: "button", class: "mi-x-button", onclick: () => frame.set({ other: randomList(spec.task) }) }, "New list");
+    const again = h("button", { type: "button", class: "mi-x-button", onclick: () => frame.set({ other: randomList(spec.task, this.#model(frame.state).window) }) }, "New list");
     const other = textField(frame, "other", "Second list", { hint: "its run lends the patched head its output", extra: [again] });
     this.otherBox = other.box;
     const headsError = frame.field("heads", this.headsBox, { show: (_, state) => this.#showHeads(state) });
@@ -177,12 +177,11 @@ export class SortingExplorer {
     frame.views.hidden = false;
     const best = argmax(result.probability);
     const word = wordOf(best, spec);
-    const wanted = result.right[state.output - 1];
-    const wrong = result.right.filter((x, i) => result.tokens[spec.task.length + 1 + i] !== x).length;
+    const wanted = comesNext(result, state.output);
     const before = state.output === 1 ? "First" : `After ${result.tokens.slice(spec.task.length + 1, result.row + 1).map((t) => wordOf(t, spec)).slice(-3).join(", ")}`;
-    const verdict = best === wanted ? "right" : `wrong: ${wanted} comes next`;
-    const whole = wrong === 0 ? `all ${spec.task.length} outputs are right` : `${wrong} of ${spec.task.length} outputs ${wrong === 1 ? "is" : "are"} wrong`;
-    const headline = `${before} the model writes ${word} (${percent(result.probability[best])}), which is ${verdict}. In this list ${whole}.`;
+    const verdict = best === wanted ? "right" : wanted === null ? "wrong: no larger number is left" : `wrong: ${wanted} comes next`;
+    const whole = wholeAnswer(result);
+    const headline = `${before} the model writes ${word} (${percent(result.probability[best])}), which is ${verdict}. In this list ${whole}.${foreignList(state.list, this.#model(state), spec.task)}`;
     say(frame.headline, headline);
     frame.announce(headline);
     say(this.attentionCaption, `Where each head looks from \u201c${wordOf(result.tokens[result.row], spec)}\u201d. Press an output in the line of tokens to go there.`);
@@ -190,7 +189,8 @@ export class SortingExplorer {
       const top = argmax(weights);
       return `Head ${i} looks most at ${wordOf(result.tokens[top], spec)}, ${percent(weights[top])}`;
     }).join("; "));
-    this.output.label(`${headline} ${result.direct.map((x, i) => `Head ${i} raises ${wanted} by ${short(x[wanted])}`).join("; ")}.`);
+    const raised = wanted ?? best;
+    this.output.label(`${headline} ${result.direct.map((x, i) => `Head ${i} raises ${raised} by ${short(x[raised])}`).join("; ")}.`);
     this.attention.redraw();
     this.output.redraw();
     this.#drawTables(state, machine);
@@ -205,15 +205,16 @@ export class SortingExplorer {
     const tokens = result.tokens.map((token, i) => {
       const output = i - length;
       if (output < 1) return { text: wordOf(token, spec) };
-      const right = result.right[output - 1];
+      const right = comesNext(result, output);
       const bad = token !== right;
       return {
         text: wordOf(token, spec), bad, faint: i > result.row,
-        title: `output ${output}: ${wordOf(token, spec)}${bad ? `, right would be ${right}` : ""}`,
+        title: `output ${output}: ${wordOf(token, spec)}${bad ? (right === null ? ", no larger number is left" : `, right would be ${right}`) : ""}`,
         press: () => frame.set({ output }, { merge: "output" }),
       };
     });
-    const wanted = tokens.findIndex((_, i) => i < length && result.tokens[i] === result.right[state.output - 1]);
+    const next = comesNext(result, state.output);
+    const wanted = tokens.findIndex((_, i) => i < length && result.tokens[i] === next);
     const rows = result.attention.map((weights, i) => {
       const node = `L0H${i}`;
       const mode = state.heads[i];
@@ -231,7 +232,7 @@ export class SortingExplorer {
     const state = this.#good;
     if (!result || !state) return 1;
     const n = spec.task.numbers;
-    const wanted = result.right[state.output - 1];
+    const wanted = comesNext(result, state.output);
     const unit = (/** @type {number} */ i) => `number ${i}`;
     const colour = (/** @type {number} */ i) => (i === wanted ? "var(--x-good)" : "var(--x-neutral)");
     let y = bars(svg, width, 0, {
@@ -248,7 +249,7 @@ export class SortingExplorer {
       series: all.map((values, i) => ({ values, colour: headColour(i), name: `head ${i}`, dim: state.node !== "" && state.node !== `L0H${i}` })),
       n, height: 96, low, high, title: "direct effect of each head on its logit", ticks, text: (x) => (Number.isInteger(x) ? short(x).replace(/\.0+$/, "") : short(x)), marked: wanted, unit,
     });
-    return numberAxis(svg, width, y, { n, every: width < 420 ? 10 : 5, marked: wanted, markText: String(wanted), present: result.right });
+    return numberAxis(svg, width, y, { n, every: width < 420 ? 10 : 5, marked: wanted, markText: String(wanted ?? ""), present: result.right });
   }
 
   #drawTables(/** @type {State} */ state, /** @type {import("./shelf.js").Machine} */ machine) {
@@ -318,11 +319,12 @@ function wordOf(token, spec) {
   return token === spec.task.numbers ? "SEP" : String(token);
 }
 
-/** @param {SortingSpec["task"]} task */
-function randomList({ length, numbers }) {
-  const pool = Array.from({ length: numbers }, (_, i) => i);
+/** A list within `window` neighbouring numbers. @param {SortingSpec["task"]} task @param {number} window */
+function randomList({ length, numbers }, window) {
+  const least = Math.floor(Math.random() * (numbers - window + 1));
+  const pool = Array.from({ length: window }, (_, i) => least + i);
   for (let i = 0; i < length; i++) {
-    const j = i + Math.floor(Math.random() * (numbers - i));
+    const j = i + Math.floor(Math.random() * (window - i));
     [pool[i], pool[j]] = [pool[j], pool[i]];
   }
   return pool.slice(0, length).join(",");

@@ -9,7 +9,8 @@ import { FieldError } from "./frame.js";
 /**
  * @typedef {object} SortingSpec
  * @property {{length: number, numbers: number}} task
- * @property {{name: string, text: string, heads: number, seeds: Record<string, number[]>}[]} models  steps by seed
+ * @property {{name: string, text: string, heads: number, window: number, seeds: Record<string, number[]>}[]} models
+ *   window: lists lie within so many neighbouring numbers; seeds: steps by seed
  * @property {{label: string, values: Record<string, number>}[]} families  models along one number: a slider each
  * @property {{folder?: string, bytes?: number, inline?: Record<string, string>}} weights
  * @property {string} [title]
@@ -91,6 +92,17 @@ export function alongFamily({ values }) {
   return Object.values(values).sort((a, b) => a - b);
 }
 
+/**
+ * Was the model trained on such a list? Where it was not, a sentence that says so.
+ * @param {string} list @param {SortingSpec["models"][number]} model @param {SortingSpec["task"]} task
+ */
+export function foreignList(list, { window }, { numbers }) {
+  const all = list.split(",").map(Number);
+  const span = Math.max(...all) - Math.min(...all) + 1;
+  if (window >= numbers || span <= window) return "";
+  return ` This model has only seen lists within ${window} neighbouring numbers, and this one spans ${span}: \u201cNew list\u201d draws one of its kind.`;
+}
+
 /** The key of a state's model: also its file's name. @param {State} state */
 export function sortingKey(state) {
   return `${state.model}-${state.seed}-${state.step}`;
@@ -147,6 +159,37 @@ export function sortingRun(machine, state, spec) {
 }
 
 /** @typedef {ReturnType<typeof sortingRun>} SortingResult */
+
+/**
+ * What comes next at an output, whatever was written before: the smallest number of the list above the current
+ * one; null where there is none.
+ * @param {Pick<SortingResult, "tokens" | "right">} result
+ * @param {number} output  from 1 on
+ */
+export function comesNext({ tokens, right }, output) {
+  if (output === 1) return right[0];
+  const current = tokens[right.length + output - 1];
+  return right.find((x) => x > current) ?? null;
+}
+
+/**
+ * What is wrong with the whole answer, in a sentence's end.
+ * @param {Pick<SortingResult, "tokens" | "right">} result
+ */
+export function wholeAnswer({ tokens, right }) {
+  const written = tokens.slice(right.length + 1);
+  if (right.every((x, i) => written[i] === x)) return `all ${right.length} outputs are right`;
+  const wrong = written.filter((x, i) => x !== comesNext({ tokens, right }, i + 1)).length;
+  const missing = right.filter((x) => !written.includes(x));
+  const skipped = missing.length > 4 ? `${missing.length} numbers are` : `${words(missing)} ${missing.length === 1 ? "is" : "are"}`;
+  return `${wrong} of ${right.length} outputs ${wrong === 1 ? "is" : "are"} wrong${missing.length ? `: ${skipped} never written` : ""}`;
+}
+
+/** "1, 2 and 3". @param {number[]} numbers */
+function words(numbers) {
+  const all = numbers.map(String);
+  return all.length < 2 ? all.join("") : `${all.slice(0, -1).join(", ")} and ${all[all.length - 1]}`;
+}
 
 /**
  * The same in Python.

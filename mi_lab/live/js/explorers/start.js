@@ -79,9 +79,13 @@ async function upgrade(place) {
   const { id, spec, state } = JSON.parse(script?.textContent ?? "{}");
   const root = h("div", { class: "mi-live-root", hidden: true });
   place.append(root);
+  const linked = isLinked(place);
+  const goThere = () => linked && place.scrollIntoView({ block: "start" });
+  goThere();
   const ready = () => {
     root.hidden = false;
     still?.remove();
+    goThere(); // again: it has another height than the still picture
     place.dataset.miLive = "ready";
     place.dispatchEvent(new CustomEvent("mi-live-ready", { bubbles: true }));
   };
@@ -98,14 +102,18 @@ async function upgrade(place) {
   setTimeout(() => (root.hidden = false), 150); // a slow model shows its progress below the still picture
 }
 
+/** Does the page's address name this explorer and a state? @param {HTMLElement} place */
+function isLinked(place) {
+  return place.id !== "" && globalThis.location.hash.startsWith(`#${place.id}?`);
+}
+
 /**
  * At once if the place is near what is seen, else when it comes near.
  * @param {HTMLElement} place
  * @param {() => void} act
  */
 function whenNear(place, act) {
-  const linked = place.id && globalThis.location.hash.startsWith(`#${place.id}?`);
-  if (linked || place.getBoundingClientRect().top < 1.5 * globalThis.innerHeight) return act();
+  if (isLinked(place) || place.getBoundingClientRect().top < 1.5 * globalThis.innerHeight) return act();
   const watch = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     watch.disconnect();

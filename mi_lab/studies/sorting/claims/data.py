@@ -44,7 +44,7 @@ def _gap_sweep(interior: int = 0, shuffled: bool = False):
         x, _, means, interval = _against_gap(
             lambda recipe, seed: m.suppress_share(recipe, seed, interior=interior), fast, shuffled
         )
-        gaps = sorted({m.task_of(recipe).expected_gap for recipe in GAPS})
+        gaps = ", ".join(f"{gap:.1f}" for gap in sorted({m.task_of(recipe).expected_gap for recipe in GAPS}))
         row = {
             "rho": interval.value,
             "low": interval.low,
@@ -52,7 +52,7 @@ def _gap_sweep(interior: int = 0, shuffled: bool = False):
             "monotone": float(list(means.values()) == sorted(means.values(), reverse=True)),
         }
         return table(
-            ["sweep"], [row], "rho", interval=interval, sample=f"{len(x)} models, gaps {gaps}",
+            ["sweep"], [row], "rho", interval=interval, sample=f"{len(x)} models, mean gaps {gaps}",
             sources=m.sources(*GAPS), details={"mean suppress by recipe": means},
         )  # fmt: skip
 
