@@ -32,9 +32,11 @@ def length(path: Path) -> int:
 def execute(path: Path) -> tuple[nbformat.NotebookNode, ExecutionResult]:
     """Run one notebook in its own folder; the outputs are written into the notebook that is returned."""
     notebook = nbformat.read(path, as_version=4)
-    return notebook, single_nb_execution(
-        notebook, cwd=str(path.parent), timeout=SECONDS_PER_CELL, allow_errors=False
-    )
+    result = single_nb_execution(
+        notebook, cwd=str(path.parent), timeout=SECONDS_PER_CELL, allow_errors=False,
+        extra_arguments=["--log-level=ERROR"],  # the kernel's; its warnings are about how it is run, not what it runs
+    )  # fmt: skip
+    return notebook, result
 
 
 def cached(cache: JupyterCacheBase, path: Path) -> bool:

@@ -150,15 +150,15 @@ def table(*names: str, folder: Path = FOLDER) -> Table:
 
 def _html(record: Record) -> str:
     head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("what", "measured", "asked", "outcome", "range")
+        f'<th scope="col">{name}</th>' for name in ("what", "outcome", "measured", "asked", "range")
     )
     body = ""
     for row in record.rows:
         low, high = (number(x, row.unit) for x in (row.low, row.high))
         span = "" if low == high else f"{low} to {high}"
         badge = "" if row.met is None else BADGES[row.met]
-        body += f'<tr><th scope="row">{prose(row.what)}</th><td>{html.escape(row.measured)}</td>'
-        body += f"<td>{html.escape(asked(row))}</td><td>{badge}</td><td>{html.escape(span)}</td></tr>"
+        numbers = "".join(f"<td>{html.escape(text)}</td>" for text in (row.measured, asked(row), span))
+        body += f'<tr><th scope="row">{prose(row.what)}</th><td>{badge}</td>{numbers}</tr>'
     caption = f"{prose(record.title)}. <code>mi-lab bench {record.name}</code>. {html.escape(record.where)}."
     return (
         f'<figure class="mi-ledger mi-live"><div class="mi-ledger-scroll"><table><thead><tr>{head}</tr></thead>'

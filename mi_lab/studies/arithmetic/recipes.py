@@ -182,7 +182,7 @@ recipes: dict[str, Recipe] = {recipe.name: _begun(recipe) for recipe in _all}
 BEHIND_CLAIMS = ("add_d3_l2_h3",)
 # Asked a million questions by `zoo_results`, the others a hundred thousand.
 COUNTED_IN_FULL = (
-    "add_d3_l2_h3", "add_d5_l2_h3", *(f"add_d{n}_l2_h3" for n in range(7, 11)), "mix_d3_l3_h4",
+    "add_d3_l2_h3", *(f"add_d{n}_l2_h3" for n in range(5, 11)), "mix_d3_l3_h4",
     PAPER.name, PAPER_MIX.name,
 )  # fmt: skip
 # Models asked every question there is, 2,000,000, by class and on edge sets as the others: recipe -> seeds.
