@@ -78,13 +78,15 @@ def _quorum(v: Verdict) -> str:
         return ""
     enough = math.ceil(v.quorum * v.units - 1e-9)
     how_many = f"all {v.units}" if enough == v.units else f"at least {enough} of {v.units}"
-    return f"{how_many} pass; seed-dependent if fewer do, but one at least"
+    return f"{how_many} pass; seed-dependent if fewer do, but a larger share than of any control"
 
 
-def _control(c: dict[str, Any]) -> str:
+def _control(c: dict[str, Any], v: Verdict) -> str:
     how = f"passes {c['passed']} of {c['units']}"
     if not c["fails"]:
         how += ": <strong>the test is broken</strong>"
+    elif c["passed"] and c["passed"] * v.units >= v.passed * c["units"]:
+        how += ", as often as the claim, which is therefore not reproduced"
     elif c["passed"]:
         how += ", too few to count"
     else:
@@ -150,7 +152,7 @@ def _controls(v: Verdict, summary: str) -> str:
     if not v.controls:
         return ""
     e = html.escape
-    items = "".join(_control(c) for c in v.controls)
+    items = "".join(_control(c, v) for c in v.controls)
     sources = ", ".join(f"{e(n)} {e(h[:12])}" for n, h in v.sources.items())
     hashes = f"<p>Checkpoints (SHA-256): {sources}</p>" if sources else ""
     return f"<p>{summary}:</p><ul>{items}</ul>{hashes}"

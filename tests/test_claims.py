@@ -103,6 +103,18 @@ def test_a_control_passes_by_the_same_quorum_as_the_claim():
     assert [with_passing(k) for k in range(5)] == [True, True, True, False, False]  # quorum: 3 of 4
 
 
+def test_a_claim_that_passes_no_more_often_than_its_control_is_not_reproduced():
+    def beside(*scores: float) -> str:
+        return verify(
+            claim(1.0, -1.0, -1.0, controls=(FAILING, Control("partly", measuring(*scores))))
+        ).outcome
+
+    assert beside(-1.0, -1.0, -1.0) == "seed-dependent"
+    assert beside(1.0, -1.0, -1.0, -1.0) == "seed-dependent"  # 1 of 4, the claim 1 of 3
+    assert beside(1.0, -1.0, -1.0) == "not reproduced"
+    assert beside(1.0, 1.0, -1.0) == "not reproduced"
+
+
 def test_whether_a_control_fails_is_the_other_side_of_whether_a_claim_is_reproduced():
     # 0.55 * 20 > 11 in binary: 11 of 20 are "reproduced", so a control with as many must not count as failing
     accept = Accept("score > 0", lambda r: r["score"] > 0, quorum=0.55)

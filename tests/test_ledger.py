@@ -148,6 +148,8 @@ def test_controls_that_fail_are_counted_and_named():
 def test_a_control_in_which_some_pass_is_said_to_be_too_few():
     some = {**control("twin", fails=True), "passed": 1}
     assert "passes 1 of 2, too few to count</li>" in shown(verdict(controls=[some]))
+    as_often = shown(verdict(controls=[some], passed=1, outcome="not reproduced"))
+    assert "passes 1 of 2, as often as the claim" in as_often
 
 
 def test_how_many_are_enough_stands_in_the_row():

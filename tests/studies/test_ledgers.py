@@ -17,7 +17,7 @@ import torch
 
 import mi_lab.studies
 from mi_lab import zoo
-from mi_lab.claims import Claim, Verdict, read_ledger, verify
+from mi_lab.claims import Claim, Verdict, outcome, read_ledger, verify
 from mi_lab.cli import STUDIES as EVERY
 from mi_lab.ledger import recorded as published
 
@@ -145,6 +145,8 @@ def test_every_recorded_verdict_follows_from_its_numbers(study):
         assert len(rows) == verdict.units == len(verdict.unit_names) > 0, id
         test = by_id(study)[id].accept.test
         assert sum(test(row) for row in rows) == verdict.passed, id
+        largest = max(c["passed"] / c["units"] for c in verdict.controls)
+        assert verdict.outcome == outcome(verdict.passed, verdict.units, verdict.quorum, control=largest), id
         value, low, high = verdict.value
         assert low <= value <= high or value != value, id
 

@@ -70,8 +70,7 @@ P18B = Claim(
     "its task after the same training. Stretching the random ones to the same length does not do it.",
     "not in the paper",
     Accept("exact match higher by >= .05, mean of both orders", lambda r: r["gain"] >= 0.05),
-    # its models are not trained yet: until they are published the claim is listed as not testable
-    _compared("quick_waves", "quick", ("waves", "random")) if m.published("quick_waves") else None,
+    _compared("quick_waves", "quick", ("waves", "random")),
     (
         Control(
             "random positions, as long as the waves", _compared("quick_scaled", "quick", ("longer", "random"))
