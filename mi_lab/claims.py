@@ -150,10 +150,10 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
-        """The way back from `to_dict`."""
+        """The way back from `to_dict`; a ledger written before rows had a quorum has `Accept`'s."""
         value = data["value"]
         values = {name: _numbers(row) for name, row in data["values"].items()}
-        return cls(**{**data, "values": values, "value": tuple(_numbers(value)) if value else None})
+        return cls(**{"quorum": Accept.quorum, **data, "values": values, "value": tuple(_numbers(value)) if value else None})
 
 
 def verify(claim: Claim, *, fast: bool = False) -> Verdict:

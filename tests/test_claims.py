@@ -124,6 +124,12 @@ def test_whether_a_control_fails_is_the_other_side_of_whether_a_claim_is_reprodu
     assert not found.sound
 
 
+def test_a_ledger_from_before_there_was_a_quorum_can_be_read():
+    row = verify(claim(1.0, 2.0)).to_dict()
+    del row["quorum"]
+    assert Verdict.from_dict(row).quorum == 0.75
+
+
 def test_a_claim_that_cannot_be_tested_says_so_and_why():
     found = verify(Claim("T2", "t", "s", "s", "r", POSITIVE, None, limits="no weights here"))
     assert (found.outcome, found.sound, found.value, found.units) == ("not testable", True, None, 0)
