@@ -153,7 +153,8 @@ class Verdict:
         """The way back from `to_dict`; a ledger written before rows had a quorum has `Accept`'s."""
         value = data["value"]
         values = {name: _numbers(row) for name, row in data["values"].items()}
-        return cls(**{"quorum": Accept.quorum, **data, "values": values, "value": tuple(_numbers(value)) if value else None})
+        whole = {"quorum": Accept.quorum, **data}
+        return cls(**{**whole, "values": values, "value": tuple(_numbers(value)) if value else None})
 
 
 def verify(claim: Claim, *, fast: bool = False) -> Verdict:

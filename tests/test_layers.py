@@ -50,6 +50,7 @@ ALSO = {
     ("cli", "new_study"),
     ("cli", "claims_run"),
     ("ledger", "claims"),
+    ("bench", "ledger"),  # one kind of prose
     ("charts", "plot"),  # one theme
     ("live", "charts"),  # baked drawings
     ("live", "plot"),  # an attention view has a static drawing

@@ -24,7 +24,8 @@ from mi_lab.train import Recipe
 PUBLISHED = published.PUBLISHED / "sorting"
 CURVES = Path(__file__).parent / "curves"
 KEPT_STEPS = {  # weights in mid-training, for the explorers and the LLC
-    "paper": dict.fromkeys(range(1, 8), (250, 500, 1000, 2000, 4000)) | {0: CHECKPOINTS},
+    "paper": dict.fromkeys(range(1, 8), (250, 500, 1000, 2000, 4000))
+    | {0: tuple(step for step in CHECKPOINTS if step % 50 == 0)},
     "no_decay": {0: (250, 500, 1000, 2000, 4000)},
     "adamw": {0: (250, 500, 1000, 2000, 4000)},
 }
