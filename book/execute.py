@@ -60,8 +60,8 @@ def main(folder: Path, notebooks: list[Path]) -> int:
             path = running[future]
             notebook, result = future.result()
             if result.err is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
                 print(f"{path} failed:\n{result.exc_string}", file=sys.stderr, flush=True)
+                pool.shutdown(cancel_futures=True)
                 return 1
             bundle = CacheBundleIn(notebook, str(path.resolve()), data={"execution_seconds": result.time})
             cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)

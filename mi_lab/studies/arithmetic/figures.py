@@ -211,18 +211,8 @@ def class_curves(
         Series(name, np.asarray(steps), np.asarray(values), i)
         for i, (name, values) in enumerate(right.items())
     ]
-    ticks = _thousands(steps)
-    drawn = charts.line_chart(
-        series, x="training step", y="whole answers right", title=title, height=260, x_ticks=ticks
-    )
+    drawn = charts.line_chart(series, x="training step", y="whole answers right", title=title, height=260)
     return Drawing(charts.row(charts.panel(drawn)) + charts.legend(series), caption)
-
-
-def _thousands(steps: ArrayLike) -> list[float]:
-    """Ticks at four or five round steps."""
-    last = float(np.max(np.asarray(steps)))
-    every = max(500.0, 1000 * round(last / 5000))
-    return list(np.arange(0, last + 1, every))
 
 
 def tag_table(found: Explanation, caption: str) -> Drawing:

@@ -2,6 +2,7 @@
 
 import { SYMBOLS, sumTokenNames, typeset } from "./arithmetic_task.js";
 import { answerText, REPLACEMENTS, replacedBy } from "./arithmetic_run.js";
+import { listed } from "./dom.js";
 import { percent } from "./draw.js";
 import { nodeIndex, shortBits, tokensOfBits } from "./arithmetic_scan.js";
 
@@ -25,19 +26,13 @@ export function answerWords(result) {
   const names = sumTokenNames(result.model.digits);
   const [written, right] = [answerText(result, tokens), answerText(result, solved)];
   const wrong = names.filter((_, p) => p > first && tokens[p] !== solved[p]);
-  const who = state.edits.length === 0 ? "The model writes" : `With ${listed(state.edits.map((/** @type {string} */ edit) => spaced(edit.split(":")[0] ?? "")))} replaced the model writes`;
+  const who = state.edits.length === 0 ? "The model writes" : `With ${listed(state.edits.map((/** @type {string} */ edit) => spaced(edit.split(":")[0] ?? "")), "nodes")} replaced the model writes`;
   const verdict = wrong.length ? `; ${typeset(right)} is right. Wrong: ${wrong.map((name) => (name === "SGN" ? "the sign" : name)).join(", ")}.` : ", which is right.";
   const before = state.edits.length && clean.some((token, p) => token !== tokens[p]) ? ` Without that it writes ${typeset(answerText(result, clean))}.` : "";
   if (!predicted) return `${who} ${typeset(written)}${verdict}${before}`;
   const expected = predicted.map((token) => SYMBOLS[token]).join("");
   if (!state.edits.length) return `${who} ${typeset(written)}${verdict} Nodes that carry ${state.move}, taken from the second question, would make it ${typeset(expected)}.`;
   return `${who} ${typeset(written)}. If they carry ${state.move}, ${typeset(expected)} was to be expected: ${written === expected ? "exactly so" : "not so"}.${before}`;
-}
-
-/** @param {string[]} words */
-function listed(words) {
-  if (words.length > 4) return `${words.length} nodes`;
-  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
 }
 
 /** Where the chosen head looks. @param {ArithmeticResult} result */
@@ -60,7 +55,7 @@ export function factWords(state, counts) {
     impact: "answer tokens that turn wrong in some question; the colour is the share of questions",
     classes: "lowest class of each kind in which some question turns wrong; the colour is the share of questions",
   }[/** @type {string} */ (state.fact)] ?? `share of questions of class ${state.fact} that turn wrong, in %`;
-  const beside = counts.beside.length ? ` beside ${listed(counts.beside.map(spaced))}` : "";
+  const beside = counts.beside.length ? ` beside ${listed(counts.beside.map(spaced), "nodes")}` : "";
   return `Each node replaced by ${replacement(counts.how).text}, one at a time${beside}: ${shown}. Counted ${where} on ${counts.questions} questions, as many of each class${counts.dropped ? `; ${counts.dropped} more are wrong anyway` : ""}.`;
 }
 

@@ -59,6 +59,12 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** "1, 2 and 3"; of more than four only how many. @param {string[]} words @param {string} what */
+export function listed(words, what) {
+  if (words.length > 4) return `${words.length} ${what}`;
+  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
+}
+
 /**
  * Copy text; from a page opened as a file or inside a frame, too.
  * @param {string} text

@@ -2,6 +2,7 @@
 
 import { answer, attribution, softmax } from "../analysis.js";
 import { vocabOut } from "../weights.js";
+import { listed } from "./dom.js";
 import { FieldError } from "./frame.js";
 
 /** @typedef {import("./link.js").State} State */
@@ -181,14 +182,8 @@ export function wholeAnswer({ tokens, right }) {
   if (right.every((x, i) => written[i] === x)) return `all ${right.length} outputs are right`;
   const wrong = written.filter((x, i) => x !== comesNext({ tokens, right }, i + 1)).length;
   const missing = right.filter((x) => !written.includes(x));
-  const skipped = missing.length > 4 ? `${missing.length} numbers are` : `${words(missing)} ${missing.length === 1 ? "is" : "are"}`;
+  const skipped = `${listed(missing.map(String), "numbers")} ${missing.length === 1 ? "is" : "are"}`;
   return `${wrong} of ${right.length} outputs ${wrong === 1 ? "is" : "are"} wrong${missing.length ? `: ${skipped} never written` : ""}`;
-}
-
-/** "1, 2 and 3". @param {number[]} numbers */
-function words(numbers) {
-  const all = numbers.map(String);
-  return all.length < 2 ? all.join("") : `${all.slice(0, -1).join(", ")} and ${all[all.length - 1]}`;
 }
 
 /**
