@@ -107,7 +107,7 @@ def test_traits_can_be_observed_set_and_linked(widget):
 
 def test_fields_that_depend_on_others_follow(widget):
     widget.step = 30
-    assert widget.step == 25
+    assert widget.step == 50
     widget.seed = 3
     assert (widget.seed, widget.step) == (3, 250)
     widget.set(model="window_20", heads=["zero", "on"])
