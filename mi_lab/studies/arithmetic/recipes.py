@@ -10,7 +10,7 @@ schedule and clipping are ours: 1e-3 and batch 128 instead of 8e-5 and 64, so th
 steps do what took 15,000 to 85,000. `paper` and `paper_mix` have the paper's width.
 
 Models `ins*` start from an addition model: `Recipe.start` says from which and what is copied (see
-`transfer`). GrokFast twins are in the table of the paper's models only.
+`transfer`). GrokFast twins are in the table of the paper's models only. `live` is trained in the chapter.
 """
 
 from __future__ import annotations
@@ -133,11 +133,19 @@ def shuffled_answers(name: str, digits: int, layers: int, heads: int) -> Recipe:
     return replace(recipe, name=name, task=task, seeds=(0,), description=text)
 
 
+# Three digits while you wait: half the batch at twice the rate. Of three pilot seeds none was wrong on 50,000 uniform
+# questions after 1500 steps; after 1000 one still was in 2840 of a million.
+LIVE = replace(
+    compact("add", 3, 2, 3), name="live", lr=2e-3, batch=64, steps=1500, warmup=150, seeds=(7,),
+    checkpoints=log_steps(1500, 9, first=100),
+    description="For live training: 3-digit addition, learned in half a minute.",
+)  # fmt: skip
 PAPER = wide("paper", "add", 2, 3, "The paper's 6-digit addition model: d_model 510, our shorter schedule.")
 PAPER_MIX = wide("paper_mix", "ins1", 3, 4, "The paper's 6-digit mixed model, started from `paper`.")
 _all = [
     PAPER,
     PAPER_MIX,
+    LIVE,
     *(compact(*cell) for cell in CELLS),
     enriched("add_d3_l2_h3_plain", "none", "uniform questions only"),
     enriched("add_d3_l2_h3_described", "as_described", "60 % of the questions enriched"),
