@@ -3,7 +3,8 @@
 The longest claims (by the seconds in the published ledger) are begun first, so that no worker ends with a
 long one alone; what several claims need is made once (`mi_lab.once`). After each verdict the ledger so far
 stands in FILE.partial, so that neither a claim that raises nor a key pressed too early loses the others'
-minutes; FILE is replaced when every claim has its verdict.
+minutes; FILE is replaced when every claim has its verdict. Where a claim needs weights that are not shipped
+(`mi_lab.zoo.NotShipped`), the published verdict is kept.
 """
 
 from __future__ import annotations
@@ -13,14 +14,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 from mi_lab import ledger
 from mi_lab.checkpoint import check_writable
 from mi_lab.claims import Claim, Verdict, read_ledger, verify, write_ledger
 from mi_lab.once import among_workers
+from mi_lab.zoo import NotShipped
+
+
+class Kept(NamedTuple):
+    """The published verdict on a claim that can't be measured here, and why."""
+
+    verdict: Verdict
+    why: str
+
 
 Job = tuple[str, Claim]  # study, claim
-Done = Verdict | Exception
+Done = Verdict | Kept | Exception
 
 
 def measure(jobs: Sequence[Job], *, fast: bool, workers: int) -> Iterator[tuple[Job, Done]]:
@@ -68,11 +79,13 @@ def run(
     partial = None if json is None else json.with_name(json.name + ".partial")
     failed = False
     for (name, claim), done in measure(jobs, fast=fast, workers=workers):
+        if isinstance(done, NotShipped):
+            done = _published(name, claim.id, done)
         on_done(name, claim, done)
         if isinstance(done, Exception):
             failed = True
             continue
-        verdicts[name, claim.id] = done
+        verdicts[name, claim.id] = done.verdict if isinstance(done, Kept) else done
         if partial is not None:
             write_ledger(partial, _by_study(order, verdicts), command=command)
     found = _by_study(order, verdicts)
@@ -101,6 +114,12 @@ def _tried(measured: Callable[[], Verdict]) -> Done:
         return measured()
     except Exception as error:
         return error
+
+
+def _published(study: str, claim_id: str, error: NotShipped) -> Done:
+    """The published verdict on a claim, or the error if there is none."""
+    found = [verdict for verdict in ledger.recorded(study) if verdict.id == claim_id]
+    return Kept(found[0], str(error)) if found else error
 
 
 def _longest_first(jobs: Sequence[Job]) -> list[Job]:

@@ -170,14 +170,19 @@ def _zoo(args: argparse.Namespace) -> int:
 
 def _claims(args: argparse.Namespace) -> int:
     from mi_lab import claims_run
-    from mi_lab.claims import Claim, Verdict
+    from mi_lab.claims import Claim
 
     failed: list[str] = []
 
-    def show(name: str, claim: Claim, done: Verdict | Exception) -> None:
+    def show(name: str, claim: Claim, done: claims_run.Done) -> None:
         if isinstance(done, Exception):
             failed.append(f"{claim.id} could not be measured: {type(done).__name__}: {done}")
             print(failed[-1], flush=True)
+            return
+        if isinstance(done, claims_run.Kept):
+            print(
+                f"{claim.id:5} {done.verdict.outcome:15} as published, not measured: {done.why}", flush=True
+            )
             return
         value = "" if done.value is None else "{:.4g} [{:.4g}, {:.4g}]".format(*done.value)
         units = f"{done.passed}/{done.units}" if done.units else ""

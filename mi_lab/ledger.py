@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mi_lab import zoo
 from mi_lab.claims import Verdict, read_ledger
 
 STUDIES = Path(__file__).parent / "studies"
@@ -148,11 +149,16 @@ def _units(v: Verdict) -> str:
     return f'<div class="mi-ledger-scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>'
 
 
+def _missing(sha256: str) -> str:
+    left_out = {about["sha256"] for about in zoo.not_shipped().values()}
+    return " (not shipped)" if sha256 in left_out else ""
+
+
 def _controls(v: Verdict, summary: str) -> str:
     if not v.controls:
         return ""
     e = html.escape
     items = "".join(_control(c, v) for c in v.controls)
-    sources = ", ".join(f"{e(n)} {e(h[:12])}" for n, h in v.sources.items())
+    sources = ", ".join(f"{e(n)} {e(h[:12])}{_missing(h)}" for n, h in v.sources.items())
     hashes = f"<p>Checkpoints (SHA-256): {sources}</p>" if sources else ""
     return f"<p>{summary}:</p><ul>{items}</ul>{hashes}"

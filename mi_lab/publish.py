@@ -7,6 +7,7 @@ several, with their provenance. A study adds its own metrics: see `mi_lab.studie
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mi_lab import checkpoint
-from mi_lab.checkpoint import CheckpointError, load_tensors
+from mi_lab import checkpoint, zoo
+from mi_lab.checkpoint import CheckpointError, load_tensors, write_atomically
 from mi_lab.stack import Stack
 from mi_lab.train import Recipe, describe
 
@@ -123,6 +124,26 @@ def write_steps(
     many = torch.cat([weights(place, recipe, step).flat for step in steps])
     more = {**about, "seed": seed, "labels are": "steps"}
     checkpoint.save(path, Stack(recipe.config, many), labels=steps, provenance=more)
+
+
+def unship(name: str) -> None:
+    """Leave a published file out of the repository: its hash and provenance stay, so that verdicts can name it.
+
+    Verdicts that were measured on it keep standing in the ledger (`mi_lab.claims_run`). Raises ValueError for a
+    file that is not published in the package.
+    """
+    path = zoo.find(name)
+    if not path.is_relative_to(PUBLISHED):
+        raise ValueError(f"{name!r} is no file of {PUBLISHED}: {path}")
+    found = checkpoint.load(path)
+    about = {
+        "labels": list(found.labels), "sha256": checkpoint.sha256(path), "bytes": path.stat().st_size,
+        "provenance": found.provenance,
+    }  # fmt: skip
+    every = dict(sorted({**zoo.not_shipped(), name: about}.items()))
+    write_atomically(zoo.NOT_SHIPPED, (json.dumps(every, indent=1) + "\n").encode())
+    zoo.not_shipped.cache_clear()
+    path.unlink()
 
 
 def main(study: str, recipes: Mapping[str, Recipe], publish: Callable[[Path, Recipe], str]) -> None:

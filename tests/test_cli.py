@@ -19,6 +19,7 @@ from mi_lab.model import TransformerConfig
 from mi_lab.studies.sorting import recipes
 from mi_lab.studies.sorting.task import SortingTask
 from mi_lab.train import Recipe, fit
+from mi_lab.zoo import NotShipped
 
 TINY_TASK = SortingTask(length=3, n_numbers=8)
 TINY = Recipe(
@@ -295,6 +296,35 @@ def test_a_claim_that_raises_does_not_lose_the_others(toy_study, tmp_path, capsy
     toy_study(toy_claim("T1", 1.0), toy_claim("T2", 1.0), toy_claim("T3", 1.0))
     assert main(["claims", "--workers", "1", "--json", str(ledger)]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["ledger.json"]
+
+
+def unshipped_claim(id: str) -> Claim:
+    """A claim whose weights are not shipped."""
+
+    def left_out(fast: bool) -> Measurement:
+        raise NotShipped("'sorting/big' is not shipped")
+
+    return replace(toy_claim(id, 1.0), measure=left_out)
+
+
+def test_a_claim_whose_weights_are_not_shipped_keeps_its_published_verdict(
+    toy_study, tmp_path, capsys, monkeypatch
+):
+    toy_study(toy_claim("T1", 1.0), toy_claim("T2", 0.0))
+    first, again = tmp_path / "first.json", tmp_path / "again.json"
+    assert main(["claims", "--workers", "1", "--json", str(first)]) == 0
+    monkeypatch.setattr(claims_run.ledger, "recorded", lambda study: read_ledger(first)["sorting"])
+    toy_study(toy_claim("T1", 1.0), unshipped_claim("T2"))
+    capsys.readouterr()
+    assert main(["claims", "--workers", "1", "--json", str(again)]) == 0
+    assert (
+        "T2    not reproduced  as published, not measured: 'sorting/big' is not shipped"
+        in capsys.readouterr().out
+    )
+    assert read_ledger(again)["sorting"][1] == read_ledger(first)["sorting"][1]
+    toy_study(toy_claim("T1", 1.0), unshipped_claim("T9"))
+    assert main(["claims", "--workers", "1", "--json", str(again)]) == 2
+    assert "T9 could not be measured: NotShipped: 'sorting/big' is not shipped" in capsys.readouterr().err
 
 
 def test_keep_replaces_some_verdicts_and_leaves_the_others(toy_study, tmp_path, capsys):

@@ -57,6 +57,7 @@ ALSO = {
     ("zoo", "train"),  # a zoo entry names the recipe that made it
     ("train", "run"),
     ("publish", "train"),
+    ("publish", "zoo"),  # what is left out of the one is noted for the other
     ("llc", "metrics"),
     ("nodemap", "plot"),  # one theme
     ("groups", "ablate"),  # many nodes at once, as the single ones

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mi_lab import checkpoint, zoo
+from mi_lab import checkpoint, publish, zoo
 from mi_lab.checkpoint import CheckpointError
 from mi_lab.model import TransformerConfig
 from mi_lab.stack import Stack
@@ -98,3 +98,51 @@ def test_a_damaged_file_is_named(folder):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"tiny\.safetensors is truncated"):
         zoo.load("mine/tiny")
+
+
+@pytest.fixture
+def package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder in the place of the package's published files."""
+    monkeypatch.setattr(publish, "PUBLISHED", folder)
+    monkeypatch.setattr(zoo, "NOT_SHIPPED", folder / "not_shipped.json")
+    zoo.not_shipped.cache_clear()
+    yield folder
+    zoo.not_shipped.cache_clear()
+
+
+def test_weights_that_are_not_shipped_keep_their_hash_and_say_how_they_are_made(package):
+    about = {"study": "toy", "command": "mi-lab train toy/big", "seconds": [90.0, 150.0]}
+    path = package / "toy" / "big.safetensors"
+    checkpoint.save(path, Stack.init(CONFIG, seeds=(0, 1)), labels=(0, 1), provenance=about)
+    was, size = zoo.sha256("toy/big"), path.stat().st_size
+    publish.unship("toy/big")
+    forget()
+    assert not path.exists()
+    assert "toy/big" not in zoo.names()
+    assert zoo.sha256("toy/big") == was
+    entry = zoo.not_shipped()["toy/big"]
+    assert (entry["labels"], entry["bytes"]) == ([0, 1], size)
+    assert entry["provenance"].items() >= about.items()
+    with pytest.raises(zoo.NotShipped, match=r"mi-lab train toy/big trains it again \(it took 4 minutes\)"):
+        zoo.load("toy/big")
+    with pytest.raises(ValueError, match="there is no published checkpoint 'toy/bog'"):
+        zoo.load("toy/bog")
+    publish.unship("mine/tiny")
+    assert list(zoo.not_shipped()) == ["mine/tiny", "toy/big"]
+
+
+def test_weights_made_again_are_the_ones_that_count(package):
+    publish.unship("mine/tiny")
+    forget()
+    checkpoint.save(
+        package / "mine" / "tiny.safetensors", Stack.init(CONFIG, seeds=(7,)), labels=(7,), provenance={}
+    )
+    assert zoo.read("mine/tiny").labels == (7,)
+    assert zoo.sha256("mine/tiny") == checkpoint.sha256(zoo.find("mine/tiny"))
+    assert zoo.sha256("mine/tiny") != zoo.not_shipped()["mine/tiny"]["sha256"]
+
+
+def test_only_a_file_of_the_package_can_be_left_out(folder, monkeypatch):
+    with pytest.raises(ValueError, match="'mine/tiny' is no file of"):
+        publish.unship("mine/tiny")
+    assert zoo.find("mine/tiny").exists()
