@@ -23,8 +23,8 @@ from mi_lab.train import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "mi_lab" / "published"
-MiB = 2**20
-TOTAL, LARGEST = 60 * MiB, 16 * MiB
+MB = 1_000_000
+TOTAL, LARGEST = 60 * MB, 16 * MB
 
 NAMES = [n for n in zoo.names() if zoo.find(n).is_relative_to(PUBLISHED)]
 FINAL = [n for n in NAMES if "_steps/" not in n]

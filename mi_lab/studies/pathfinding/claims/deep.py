@@ -43,7 +43,7 @@ P21 = Claim(
     _gain(STEPS, lambda: zoo.load(f"pathfinding/{STEPS}", STEP)) if m.published(LATE) else None,
     (Control("a loss at the last layer alone", _gain(LATE, lambda: m.model(LATE, 0))),),
     "One run of each kind, formed after seeing the first 3,000 steps. The control read other trees than this run, the "
-    "ones that the model they both come from had read before.",
+    "ones that the model they both come from had read before. Neither run's weights at this step are shipped.",
 )
 
 
@@ -90,5 +90,6 @@ P23 = Claim(
     _learned(MANY) if m.published(ONE) else None,
     (Control("one goal to a tree, for 3,000 steps", _learned(ONE)),),
     "One run of each kind, formed after seeing step 750 (.72 before, .80 then, on other trees). A step with one goal "
-    "takes two thirds of the time. Both runs draw their trees from one seed.",
+    "takes two thirds of the time. Both runs draw their trees from one seed. The weights of `not_many` are not "
+    "shipped.",
 )
