@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mi_lab import checkpoint, claims_run, cli
+from mi_lab import checkpoint, claims_run, cli, zoo
 from mi_lab.claims import Accept, Claim, Control, Measurement, read_ledger
 from mi_lab.cli import main, parse_seeds
 from mi_lab.model import TransformerConfig
@@ -178,7 +178,9 @@ def test_zoo_prints_one_line_per_checkpoint(capsys):
     assert main(["zoo"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("sorting/paper ") for line in lines)
-    assert lines[-1] == f"{len(lines) - 1} checkpoints. Train one again: mi-lab train NAME"
+    left_out = [line for line in lines if " not shipped " in line]
+    assert [line.split()[0] for line in left_out] == list(zoo.not_shipped())
+    assert lines[-1] == f"{len(lines) - 1 - len(left_out)} checkpoints. Train one again: mi-lab train NAME"
 
 
 # Claims -------------------------------------------------------------------------------------------
