@@ -1,4 +1,4 @@
-"""P17, P22, P26: which algorithm? Hypotheses about what edges and the root token carry, run on every model.
+"""P17, P22, P26, P36: which algorithm? Hypotheses about what edges and the root token carry, run on every model.
 
 Forward reachability (edges gather what lies below them), pointer jumping (edges gather what lies
 above) and chaining (edges hold only themselves) are told apart by renaming nodes, see
@@ -233,4 +233,22 @@ P26 = Claim(
     ),
     "Written down before the model was trained to its end: in forward order nothing below an edge stands before it, so "
     "the edge can't know it. What is open is whether it gathers what lies above, and in which layer: P22's was taken.",
+)
+LONG_ABOVE = ABOVE.of("long")
+P36 = Claim(
+    "P36",
+    "Full size, trained for long: in forward order edges carry what lies above them",
+    OURS,
+    "In forward order, after layer 2 of the full-size model that has read such trees for 28,000 steps more, donors "
+    "for the edges' tokens serve if they share the names of an edge's ancestors, and not if they share those of its "
+    "descendants or of the edge alone.",
+    "not in the paper",
+    P26.accept,
+    LONG_ABOVE,
+    (
+        Control("ancestors and descendants exchanged", exchanged(LONG_ABOVE, SWAPPED)),
+        Control("everything renamed", exchanged(LONG_ABOVE, RENAMED)),
+        Control("untrained twin", _after("forward", 26, "long", "memory up", twin=True)),
+    ),
+    "P26's question, bar and trees, put to `long` before it was trained to its end. One run.",
 )
