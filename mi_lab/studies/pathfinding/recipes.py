@@ -82,7 +82,7 @@ EVERY = replace(
     description="The paper's shape: many, gone on with edges in every order.",
 )  # fmt: skip
 # Goes on for 28,000 steps more, with products in half precision, which take half the time where the CPU has units for
-# them: the longest training of all, two hours of one core.
+# them: the longest training of all, 2.4 hours of one core.
 LONG = replace(
     EVERY, name="long", start=Grown((EVERY,)), data=0x5EED07, precision="bf16", steps=28_000, horizon=28_000,
     decay_from=0.6, checkpoints=tuple(range(0, 28_000, 1000)),
