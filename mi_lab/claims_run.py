@@ -118,18 +118,23 @@ def _tried(measured: Callable[[], Verdict]) -> Done:
 
 def _published(study: str, claim_id: str, error: NotShipped) -> Done:
     """The published verdict on a claim, or the error if there is none."""
-    found = [verdict for verdict in ledger.recorded(study) if verdict.id == claim_id]
+    found = [verdict for verdict in _recorded(study) if verdict.id == claim_id]
     return Kept(found[0], str(error)) if found else error
+
+
+def _recorded(study: str) -> list[Verdict]:
+    """The published verdicts of a study; none for a study of one's own."""
+    try:
+        return ledger.recorded(study)
+    except ValueError:
+        return []
 
 
 def _longest_first(jobs: Sequence[Job]) -> list[Job]:
     """By the published ledgers' seconds; claims that are in none come first."""
     seconds: dict[tuple[str, str], float] = {}
     for study in {name for name, _ in jobs}:
-        try:
-            seconds |= {(study, verdict.id): verdict.seconds for verdict in ledger.recorded(study)}
-        except ValueError:
-            continue  # a study of one's own
+        seconds |= {(study, verdict.id): verdict.seconds for verdict in _recorded(study)}
     return sorted(jobs, key=lambda job: -seconds.get((job[0], job[1].id), float("inf")))
 
 

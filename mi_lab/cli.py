@@ -164,8 +164,9 @@ def _zoo(args: argparse.Namespace) -> int:
         labels = row["labels"]
         which = f"{len(labels)} models" if len(labels) > 1 else "1 model"
         print(f"{row['name']:32} {which:10} {row['sha256'][:12]}  {row['description']}")
+    there = {row["name"] for row in rows}
     for name, about in zoo.not_shipped().items():
-        if name not in zoo.names():
+        if name not in there:
             what = about["provenance"].get("description", "")
             print(f"{name:32} not shipped {about['sha256'][:12]}  {what}")
     print(f"{len(rows)} checkpoints. Train one again: mi-lab train NAME")

@@ -328,6 +328,13 @@ def test_a_claim_whose_weights_are_not_shipped_keeps_its_published_verdict(
     assert main(["claims", "--workers", "1", "--json", str(again)]) == 2
     assert "T9 could not be measured: NotShipped: 'sorting/big' is not shipped" in capsys.readouterr().err
 
+    def none(study: str):
+        raise ValueError("a study of one's own has no published ledger")
+
+    monkeypatch.setattr(claims_run.ledger, "recorded", none)
+    assert main(["claims", "--workers", "1", "--json", str(again)]) == 2
+    assert "T9 could not be measured: NotShipped" in capsys.readouterr().err
+
 
 def test_keep_replaces_some_verdicts_and_leaves_the_others(toy_study, tmp_path, capsys):
     toy_study(toy_claim("T1", 1.0), toy_claim("T2", 1.0))

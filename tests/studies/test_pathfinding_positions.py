@@ -24,9 +24,8 @@ def test_one_rotation_leads_from_every_place_to_the_next():
         )
 
     assert (turned(sines[:-1], cosines[:-1]) - table[1:]).abs().max() < 1e-4
-    order = torch.randperm(
-        64, generator=torch.Generator().manual_seed(0)
-    )  # the same vectors in another order
+    # the same vectors in another order
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     assert (turned(sines[order][:-1], cosines[order][:-1]) - table[order][1:]).abs().max() > 0.1
 
 
