@@ -164,3 +164,8 @@ def load(path: Path | str, *, device: torch.device | str = "cpu") -> Checkpoint:
 def sha256(path: Path | str) -> str:
     """The file's SHA-256 in hex: the checkpoint's identity in every published number."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def sha256_of(flat: Tensor) -> str:
+    """SHA-256 in hex of weights Float[..] as published, in fp16: one model's identity, whatever file it is in."""
+    return hashlib.sha256(flat.half().contiguous().numpy().tobytes()).hexdigest()

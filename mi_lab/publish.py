@@ -129,16 +129,20 @@ def write_steps(
 def unship(name: str) -> None:
     """Leave a published file out of the repository: its hash and provenance stay, so that verdicts can name it.
 
-    Verdicts that were measured on it keep standing in the ledger (`mi_lab.claims_run`). Raises ValueError for a
-    file that is not published in the package.
+    Verdicts that were measured on it keep standing in the ledger (`mi_lab.claims_run`), and numbers that belong to
+    the weights of single models can be told by the hashes in `weights`, one per label. Raises ValueError for a file
+    that is not published in the package, or that lacks models which were left out under this name before.
     """
     path = zoo.find(name)
     if not path.is_relative_to(PUBLISHED):
         raise ValueError(f"{name!r} is no file of {PUBLISHED}: {path}")
     found = checkpoint.load(path)
+    before = zoo.not_shipped().get(name, {"labels": []})
+    if lost := sorted({*before["labels"]} - {*found.labels}):
+        raise ValueError(f"{name!r} was left out with {lost} too, which {path} lacks: publish them together")
     about = {
         "labels": list(found.labels), "sha256": checkpoint.sha256(path), "bytes": path.stat().st_size,
-        "provenance": found.provenance,
+        "weights": [checkpoint.sha256_of(flat) for flat in found.stack.flat], "provenance": found.provenance,
     }  # fmt: skip
     every = dict(sorted({**zoo.not_shipped(), name: about}.items()))
     write_atomically(zoo.NOT_SHIPPED, (json.dumps(every, indent=1) + "\n").encode())

@@ -127,8 +127,25 @@ def test_weights_that_are_not_shipped_keep_their_hash_and_say_how_they_are_made(
         zoo.load("toy/big")
     with pytest.raises(ValueError, match="there is no published checkpoint 'toy/bog'"):
         zoo.load("toy/bog")
+    found = Stack.init(CONFIG, seeds=(0, 1)).flat
+    assert entry["weights"] == [checkpoint.sha256_of(flat) for flat in found]
     publish.unship("mine/tiny")
     assert list(zoo.not_shipped()) == ["mine/tiny", "toy/big"]
+
+
+def test_models_that_were_left_out_before_are_not_forgotten(package):
+    path = package / "toy" / "big.safetensors"
+    about = {"study": "toy", "command": "mi-lab train toy/big", "seconds": [90.0]}
+    for seeds, fits in (((0, 1), True), ((1, 2), False), ((0, 1, 2), True)):
+        checkpoint.save(path, Stack.init(CONFIG, seeds=seeds), labels=seeds, provenance=about)
+        forget()
+        if fits:
+            publish.unship("toy/big")
+            assert zoo.not_shipped()["toy/big"]["labels"] == list(seeds)
+        else:
+            with pytest.raises(ValueError, match=r"'toy/big' was left out with \[0\] too, which .*big"):
+                publish.unship("toy/big")
+            assert path.exists()
 
 
 def test_weights_made_again_are_the_ones_that_count(package):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mi_lab import checkpoint, zoo
+from mi_lab import checkpoint, publish, zoo
 from mi_lab.metrics import clopper_pearson
 from mi_lab.studies.arithmetic import classes, counts, exhaustive, measure, recipes, zoo_results, zoo_rows
+from mi_lab.studies.arithmetic.claims import common
 from mi_lab.studies.arithmetic.counts import Plan, blocks
 from mi_lab.studies.arithmetic.measure import Failures
 from mi_lab.studies.arithmetic.paper_table import ROWS
@@ -239,6 +240,42 @@ def test_free_running_counts_answers_that_differ(published, monkeypatch):
     assert count(item) > honest
 
 
+def test_counts_outlive_weights_that_are_left_out(published, monkeypatch):
+    count_all()
+    before = counts.failures_of("tiny", 1)
+    weights = counts.weights_of("tiny", 1)
+    monkeypatch.setattr(publish, "PUBLISHED", published)
+    monkeypatch.setattr(zoo, "NOT_SHIPPED", published / "not_shipped.json")
+    zoo.not_shipped.cache_clear()
+    publish.unship("arithmetic/tiny")
+    forget()
+    common.seeds.cache_clear()
+    try:
+        assert counts.published() == {}
+        assert counts.counted_models() == {"tiny": (0, 1)}
+        assert common.seeds("tiny") == (0, 1)
+        assert counts.weights_of("tiny", 1) == weights
+        assert counts.failures_of("tiny", 1) == before
+        assert common.counted("tiny", 1) == before
+        row = zoo_rows.rows()[-1]
+        assert (row.name, row.seeds, row.failures["+"][1]) == ("tiny", (0, 1), before["uniform +"])
+        last = repr(zoo_rows.zoo_table()).split("\n")[-1]
+        assert "150 not shipped" in last
+        with pytest.raises(ValueError, match="'tiny' is not published"):
+            count_all(names=["tiny"])
+        # other weights of the same recipe have no counts
+        entry = json.loads(zoo.NOT_SHIPPED.read_text())
+        entry["arithmetic/tiny"]["weights"][1] = "0" * 64
+        zoo.NOT_SHIPPED.write_text(json.dumps(entry))
+        zoo.not_shipped.cache_clear()
+        forget()
+        assert counts.failures_of("tiny", 1) == {}
+        assert counts.failures_of("tiny", 0)
+    finally:
+        zoo.not_shipped.cache_clear()
+        common.seeds.cache_clear()
+
+
 def test_a_recipe_that_is_not_published_is_named(published):
     with pytest.raises(ValueError, match="'tinny' is not published; there are tiny"):
         count_all(names=["tinny"])
@@ -320,7 +357,7 @@ def test_the_published_counts_are_of_the_published_weights():
 
 def test_every_model_behind_a_claim_has_been_counted_in_full():
     short = {}
-    for recipe, seeds in counts.published().items():
+    for recipe, seeds in counts.counted_models().items():
         for seed in seeds:
             known = {key: [c.wrong, c.n] for key, c in counts.failures_of(recipe, seed).items()}
             if left := list(blocks(recipe, seed, counts.plan_of(recipe, seed), known)):

@@ -1,21 +1,20 @@
 """What has been counted: failures of every published model, by the weights they belong to.
 
 `zoo_results` does the counting and writes `zoo_results.json`; this module says what is to be counted and
-reads it back. A count belongs to the SHA-256 of a model's weights: other weights have none.
+reads it back. A count belongs to the SHA-256 of a model's weights: other weights have none. Counts stay when
+the weights are left out of the repository (`mi_lab.publish.unship`), which keeps their hashes.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from mi_lab import zoo
+from mi_lab.checkpoint import sha256_of
 from mi_lab.studies.arithmetic import classes, edges
 from mi_lab.studies.arithmetic.measure import Failures
 from mi_lab.studies.arithmetic.recipes import COUNTED_IN_FULL, EVERY_QUESTION, recipes
@@ -67,7 +66,9 @@ def recorded() -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def weights_of(recipe: str, seed: int) -> str:
-    """SHA-256 of one published model's weights, in fp16; other seeds of its file play no part."""
+    """SHA-256 of one model's weights, in fp16, shipped or not; other seeds of its file play no part."""
+    if recipe in left_out():
+        return left_out()[recipe][seed]
     found = zoo.read(f"arithmetic/{recipe}")
     return sha256_of(found.stack.flat[found.labels.index(seed)])
 
@@ -87,9 +88,19 @@ def published() -> dict[str, tuple[int, ...]]:
     return {name: zoo.read(f"arithmetic/{name}").labels for name in names if name in recipes}
 
 
-def sha256_of(flat: Tensor) -> str:
-    """SHA-256 of weights Float[..], as published: in fp16."""
-    return hashlib.sha256(flat.half().contiguous().numpy().tobytes()).hexdigest()
+def left_out() -> dict[str, dict[int, str]]:
+    """Recipe -> seed -> SHA-256 of the weights of models that were published, and are not shipped."""
+    there, out = zoo.files(), {}
+    for name, about in zoo.not_shipped().items():
+        study, _, recipe = name.partition("/")
+        if study == "arithmetic" and recipe in recipes and name not in there:
+            out[recipe] = dict(zip(about["labels"], about["weights"], strict=True))
+    return out
+
+
+def counted_models() -> dict[str, tuple[int, ...]]:
+    """Recipe -> seeds of everything that has or should have counts: what is published, and what was."""
+    return published() | {name: tuple(weights) for name, weights in left_out().items()}
 
 
 # ---- what is to be counted ----

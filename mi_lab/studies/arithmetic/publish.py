@@ -20,13 +20,12 @@ from torch import Tensor
 
 from mi_lab import checkpoint
 from mi_lab import publish as published
-from mi_lab.checkpoint import load_tensors
+from mi_lab.checkpoint import load_tensors, sha256_of
 from mi_lab.metrics import score_logits
 from mi_lab.model import Transformer
 from mi_lab.publish import Place, earlier, finished, provenance, weights, write_seeds
 from mi_lab.stack import Stack, fast_matmul, forward
 from mi_lab.studies.arithmetic import classes, measure
-from mi_lab.studies.arithmetic.counts import sha256_of
 from mi_lab.studies.arithmetic.recipes import recipes
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 from mi_lab.studies.base import targets

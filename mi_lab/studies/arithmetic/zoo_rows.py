@@ -25,8 +25,8 @@ OPERATIONS = {"+": "add", "-": "sub"}
 
 class ZooRow(NamedTuple):
     """One configuration. paper: its row of the paper, None for those that only we have. recipe: our recipe's
-    name, None where we have none. seeds: published ones. failures: {"+": {seed: wrong of n}, "-": ..}, for the
-    seeds that were counted. hardest: class and count of the worst of all seeds, None if nothing was counted.
+    name, None where we have none. seeds: trained ones, shipped or not. failures: {"+": {seed: wrong of n}, "-": ..},
+    for the seeds that were counted. hardest: class and count of the worst of all seeds, None if nothing was counted.
     """
 
     paper: PaperRow | None
@@ -60,7 +60,7 @@ def hardest_class(recipe: str, seeds: tuple[int, ...]) -> tuple[str, Failures] |
 
 def rows() -> tuple[ZooRow, ...]:
     """The paper's rows in its order, then the configurations that only we have."""
-    there = counts.published()
+    there = counts.counted_models()
     out = []
     known = {row.cell for row in ROWS}
     for row in ROWS:
@@ -97,7 +97,8 @@ COLUMNS = (
 )
 CAPTION = (
     "Failures per million questions with Clopper-Pearson 95 % intervals: the paper's model, and ours of the same "
-    "configuration at a fifth of its width. A header sorts, pressed again the other way round."
+    "configuration at a fifth of its width. Where it says 'not shipped', the counts and the hash of the weights are "
+    "kept, and the weights are not. A header sorts, pressed again the other way round."
 )
 NOT_TRAINED = Cell("not trained yet")
 NOT_COUNTED = Cell("not counted yet")
@@ -126,7 +127,10 @@ def _cells(row: ZooRow) -> list[Cell]:
     if row.hardest is not None:
         name, count = row.hardest
         hardest = Cell((name, per_million(count.rate)), count.per_million)
-    our_steps = NO_RECIPE if recipe is None else Cell(f"{recipe.steps:,}", recipe.steps)
+    our_steps = NO_RECIPE
+    if recipe is not None:
+        shipped = recipe.name not in counts.left_out()
+        our_steps = Cell((f"{recipe.steps:,}", *(() if shipped else ("not shipped",))), recipe.steps)
     if paper is None:
         assert recipe is not None
         digits = recipe.task.digits  # type: ignore[attr-defined]
