@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mi_lab import checkpoint, zoo
 from mi_lab.model import Transformer
-from mi_lab.studies.arithmetic import measure, paper_table
+from mi_lab.studies.arithmetic import measure, paper_table, transfer
 from mi_lab.studies.arithmetic.recipes import CELLS, compact, config, recipes
 from mi_lab.studies.arithmetic.task import ArithmeticTask
 from mi_lab.studies.arithmetic.transfer import AS_CODED, PARTS, FromDonor, permuted, shuffled, transplant
@@ -174,6 +175,26 @@ def test_a_permuted_donor_computes_the_same_and_a_shuffled_one_does_not():
     assert (noise(tokens) - donor(tokens)).abs().max() > 0.1
     for name, value in weights(noise).items():
         assert torch.equal(value.flatten().sort().values, weights(donor)[name].flatten().sort().values), name
+
+
+def test_a_published_donor_is_not_trained_again(tmp_path, monkeypatch):
+    donor = compact("add", 3, 2, 3, steps=2, batch=8)
+    other = replace(donor, steps=3)
+    stack = fit(donor, seeds=(5,), device="cpu", progress=False).stack
+    about = {"digest": donor.digest}
+    checkpoint.save(
+        tmp_path / "arithmetic" / f"{donor.name}.safetensors", stack, labels=(5,), provenance=about
+    )
+    monkeypatch.setattr(zoo, "folders", lambda: [tmp_path])
+    zoo.read.cache_clear()
+    monkeypatch.setattr(transfer, "fit", lambda *args, **options: pytest.fail("trained again"))
+    assert torch.equal(FromDonor(donor).model(5).embed.W_E, stack.model(0).embed.W_E.half().float())
+    monkeypatch.undo()
+    monkeypatch.setattr(zoo, "folders", lambda: [tmp_path])
+    for start, seed in ((FromDonor(donor), 6), (FromDonor(other), 5)):  # another seed, another version
+        fresh = fit(start.donor, seeds=(seed,), device="cpu", progress=False).model()
+        assert torch.equal(start.model(seed).embed.W_E, fresh.embed.W_E)
+    zoo.read.cache_clear()
 
 
 def test_the_donor_comes_from_its_run_or_is_trained(tmp_path):

@@ -21,7 +21,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mi_lab import zoo
 from mi_lab.model import Transformer
+from mi_lab.publish import finished
 from mi_lab.train import Recipe, fit
 
 HEADS = ("attn.W_Q", "attn.W_K", "attn.W_V", "attn.b_Q", "attn.b_K", "attn.b_V")
@@ -120,12 +122,26 @@ def _copy(model: Transformer) -> Transformer:
     return out.eval()
 
 
+def _published(recipe: Recipe, seed: int) -> Transformer | None:
+    """The published model of this seed, None if there is none by this version of the recipe."""
+    name = f"arithmetic/{recipe.name}"
+    if name not in zoo.files():
+        return None
+    found = zoo.read(name)
+    return (
+        found.model(seed)
+        if seed in found.labels and found.provenance.get("digest") == recipe.digest
+        else None
+    )
+
+
 @dataclass(frozen=True)
 class FromDonor:
     """How a recipe's models start: from the model of the same seed of another recipe.
 
-    donor: its recipe; a donor that is not in the run's folder is trained first. parts: what is copied
-    before the first step. again, every: what is put back every so many steps (ins2, ins3), if anything.
+    donor: its recipe. Its model is taken from the run's folder; from the published weights (in fp16), if this
+    very recipe and seed is published; or trained first. parts: what is copied before the first step. again,
+    every: what is put back every so many steps (ins2, ins3), if anything.
     variant: the donor itself or a control made of it.
     """
 
@@ -147,8 +163,10 @@ class FromDonor:
         return {"donor": self.donor.name, "digest": self.donor.digest, **kept}
 
     def model(self, seed: int, out: Path | str | None = None) -> Transformer:
-        """The donor of this seed, from its run in `out` or trained now, as the variant says."""
-        donor = fit(self.donor, seeds=(seed,), out=out, progress=False).model().cpu()
+        """The donor of this seed, from its run in `out`, published, or trained now, as the variant says."""
+        donor = None if out and seed in finished(Path(out), self.donor) else _published(self.donor, seed)
+        if donor is None:
+            donor = fit(self.donor, seeds=(seed,), out=out, progress=False).model().cpu()
         if self.variant == "true":
             return donor
         generator = torch.Generator().manual_seed(0xD0_0000 + seed)
