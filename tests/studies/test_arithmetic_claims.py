@@ -204,7 +204,7 @@ def test_both_operations_have_their_own_bar(counts, add, minus, accepted):
 
 
 def test_resets_are_judged_by_their_ratio(counts):
-    names = ("ins1_mix_d6_l3_h4", *mixed.RESETS)
+    names = mixed.RESETS
     claim = BY_ID["A20"]
     for wrong, passes in (((2, 8, 3120), True), ((2, 3120, 8), False), ((2, 8, 20), False)):
         counts({name: sub(w) for name, w in zip(names, wrong)})

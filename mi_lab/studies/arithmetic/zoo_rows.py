@@ -20,6 +20,7 @@ from mi_lab.studies.arithmetic.paper_table import ROWS, PaperRow
 from mi_lab.studies.arithmetic.recipes import recipes
 
 MILLION = 1_000_000
+PAPER_BATCH = 64
 OPERATIONS = {"+": "add", "-": "sub"}
 
 
@@ -92,8 +93,8 @@ COLUMNS = (
         True,
         "wrong per million in the class with the most, drawn by itself; worst seed",
     ),
-    Column("steps, paper", True, "steps of 64 questions"),
-    Column("steps, ours", True, "steps of 128 questions"),
+    Column("steps, paper", True, "steps times questions in each; sorted by their product"),
+    Column("steps, ours", True, "steps times questions in each; sorted by their product"),
 )
 CAPTION = (
     "Failures per million questions with Clopper-Pearson 95 % intervals: the paper's model, and ours of the same "
@@ -130,7 +131,7 @@ def _cells(row: ZooRow) -> list[Cell]:
     our_steps = NO_RECIPE
     if recipe is not None:
         shipped = recipe.name not in counts.left_out()
-        our_steps = Cell((f"{recipe.steps:,}", *(() if shipped else ("not shipped",))), recipe.steps)
+        our_steps = _steps(recipe.steps, recipe.batch, *(() if shipped else ("not shipped",)))
     if paper is None:
         assert recipe is not None
         digits = recipe.task.digits  # type: ignore[attr-defined]
@@ -148,9 +149,14 @@ def _cells(row: ZooRow) -> list[Cell]:
         _reported(paper.sub_failures),
         ours["sub"],
         hardest,
-        Cell("unknown") if steps is None else Cell(f"{steps:,}", steps),
+        Cell("unknown") if steps is None else _steps(steps, PAPER_BATCH),
         our_steps,
     ]
+
+
+def _steps(steps: int, batch: int, *more: str) -> Cell:
+    """How long a model trained."""
+    return Cell((f"{steps:,} × {batch}", *more), steps * batch)
 
 
 def _reported(failures: int | None) -> Cell:
