@@ -162,8 +162,8 @@ def donors(scratch, started, shuffled):
 
 def verdict_of_transfer():
     claim = BY_ID["A17"]
-    shuffled = mixed.Control("shuffled", mixed._transfer(mixed.SHUFFLED))
-    return verify(replace(claim, measure=mixed._transfer(mixed.STARTED), controls=(shuffled,)))
+    shuffled = mixed.Control("shuffled", mixed._transfer(mixed._no_transfer(mixed.SMALL_TRANSFER)))
+    return verify(replace(claim, measure=mixed._transfer(mixed.SMALL_TRANSFER), controls=(shuffled,)))
 
 
 def test_transfer_counts_only_if_the_true_donor_beats_the_shuffled_one(counts):
@@ -201,6 +201,18 @@ def test_both_operations_have_their_own_bar(counts, add, minus, accepted):
     assert mixed.LEARNED.test(row) is accepted
     assert row["worst M"] == pytest.approx(0.007)
     assert row["worst N"] == 0, "the swapped classes are another kind"
+
+
+def test_transfer_at_five_digits_weighs_the_classes(counts):
+    names = dict(zip(mixed.TRANSFER, ((0, 0), (0, 0), (0, 0))))
+    counts({name: sub(*wrong) for name, wrong in names.items()}, {"class M4": 700, "class N_swapped3": 900})
+    row = mixed._transfer(mixed.TRANSFER, **mixed.EXACT)(False).row(1)
+    share = float(classes.frequencies(5, "M")[4])
+    assert row["started"] == pytest.approx(1e6 * share * 0.007), (
+        "uniform counts are 0; swapped classes are others"
+    )
+    assert row["gain"] == row["gain over shuffled"] == 0
+    assert not BY_ID["A17b"].accept.test(row)
 
 
 def test_resets_are_judged_by_their_ratio(counts):

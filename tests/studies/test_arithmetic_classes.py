@@ -194,3 +194,18 @@ def test_edge_sets_that_do_not_fit_are_refused():
         edges.sample(plain(1, "-"), "full_borrow", 1, generator=seeded())
     assert "full_borrow" not in edges.names(plain(1, "-"))
     assert "full_carry" not in edges.names(plain(4, "-"))
+
+
+@pytest.mark.parametrize(("digits", "operator"), [(2, "+"), (3, "-"), (5, "-"), (7, "+"), (7, "-")])
+def test_rates_by_class_make_up_the_rate_of_all(digits, operator):
+    """Wrong wherever the lowest digits are equal, say: in a tenth of all questions, in other shares of the classes."""
+    task = plain(digits, operator)
+    generator = torch.Generator().manual_seed(5)
+
+    def rate(tokens):
+        return float((tokens[:, digits - 1] == tokens[:, 2 * digits]).float().mean())
+
+    rates = {n: rate(classes.sample(task, n, 20_000, generator=generator)) for n in classes.names(task)}
+    assert classes.weighted(digits, operator, rates) == pytest.approx(0.1, abs=0.004)
+    with pytest.raises(KeyError):
+        classes.weighted(digits, operator, {k: v for k, v in rates.items() if k[-1] != "1"})

@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -141,6 +142,24 @@ def sampled_frequencies(task: ArithmeticTask, kind: str) -> tuple[Fraction, ...]
         parts += [(share * (1 - equal), enriched_columns("-")), (share * equal, equal_columns())]
     tables = [[weight * p for p in frequencies(n, kind, law)] for weight, law in parts if weight]
     return tuple(sum(column, Fraction(0)) for column in zip(*tables, strict=True))
+
+
+def weighted(digits: int, operator: str, rates: Mapping[str, float]) -> float:
+    """A rate on uniform questions of one operation from its rates in the classes, weighted by their exact shares.
+
+    rates: class name -> rate, for S0.. or for all of M0.. and N0.., which make up the subtractions. Far sharper than
+    asking uniform questions, where most of what fails is rare. Raises KeyError for a class that occurs and is missing.
+
+        >>> weighted(3, "+", {"S0": 0.0, "S1": 0.0, "S2": 0.01, "S3": 0.5})
+        0.003105
+    """
+    kinds = {"+": ("S",), "-": ("M", "N")}[operator]
+    return sum(
+        float(share) * rates[f"{kind}{level}"]
+        for kind in kinds
+        for level, share in enumerate(frequencies(digits, kind))
+        if share
+    )
 
 
 # ---- questions of one class ----
