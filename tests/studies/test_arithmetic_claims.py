@@ -15,7 +15,7 @@ from mi_lab.claims import verify
 from mi_lab.studies.arithmetic import classes
 from mi_lab.studies.arithmetic import counts as counting
 from mi_lab.studies.arithmetic.algorithms import ALGORITHMS
-from mi_lab.studies.arithmetic.claims import CLAIMS, algorithms, common, mixed, solved, training
+from mi_lab.studies.arithmetic.claims import CLAIMS, algorithms, common, mixed, solved, starts, training
 from mi_lab.studies.arithmetic.measure import Development, Failures, uniform_questions
 from mi_lab.studies.arithmetic.recipes import compact, config, recipes
 from mi_lab.studies.arithmetic.task import ArithmeticTask
@@ -146,8 +146,7 @@ def counts(monkeypatch):
         for module in (common, mixed, solved):
             monkeypatch.setattr(module, "counted", counted)
             monkeypatch.setattr(module, "seeds", seeds, raising=False)
-        for module in (common, mixed):
-            monkeypatch.setattr(module, "sources", lambda *names: {})
+        monkeypatch.setattr(common, "sources", lambda *names: {})
 
     return put
 
@@ -157,13 +156,13 @@ def sub(*wrong: int) -> dict[str, list[int]]:
 
 
 def donors(scratch, started, shuffled):
-    return {mixed.SCRATCH: sub(*scratch), mixed.STARTED: sub(*started), mixed.SHUFFLED: sub(*shuffled)}
+    return {starts.SCRATCH: sub(*scratch), starts.STARTED: sub(*started), starts.SHUFFLED: sub(*shuffled)}
 
 
 def verdict_of_transfer():
     claim = BY_ID["A17"]
-    shuffled = mixed.Control("shuffled", mixed._transfer(mixed._no_transfer(mixed.SMALL_TRANSFER)))
-    return verify(replace(claim, measure=mixed._transfer(mixed.SMALL_TRANSFER), controls=(shuffled,)))
+    shuffled = starts.Control("shuffled", starts._transfer(starts._no_transfer(starts.SMALL_TRANSFER)))
+    return verify(replace(claim, measure=starts._transfer(starts.SMALL_TRANSFER), controls=(shuffled,)))
 
 
 def test_transfer_counts_only_if_the_true_donor_beats_the_shuffled_one(counts):
@@ -181,7 +180,7 @@ def test_transfer_counts_only_if_the_true_donor_beats_the_shuffled_one(counts):
 
 def test_subtraction_is_compared_with_addition_seed_by_seed(counts):
     claim = BY_ID["A15"]
-    control = mixed.Control("addition", mixed._alone("add_d3_l2_h3"))
+    control = starts.Control("addition", mixed._alone("add_d3_l2_h3"))
     for wrong, outcome in (
         ((5, 7, 1), "reproduced"),
         ((5, 0, 0), "seed-dependent"),
@@ -204,9 +203,9 @@ def test_both_operations_have_their_own_bar(counts, add, minus, accepted):
 
 
 def test_transfer_at_five_digits_weighs_the_classes(counts):
-    names = dict(zip(mixed.TRANSFER, ((0, 0), (0, 0), (0, 0))))
+    names = dict(zip(starts.TRANSFER, ((0, 0), (0, 0), (0, 0))))
     counts({name: sub(*wrong) for name, wrong in names.items()}, {"class M4": 700, "class N_swapped3": 900})
-    row = mixed._transfer(mixed.TRANSFER, **mixed.EXACT)(False).row(1)
+    row = starts._transfer(starts.TRANSFER, **starts.EXACT)(False).row(1)
     share = float(classes.frequencies(5, "M")[4])
     assert row["started"] == pytest.approx(1e6 * share * 0.007), (
         "uniform counts are 0; swapped classes are others"
@@ -216,11 +215,11 @@ def test_transfer_at_five_digits_weighs_the_classes(counts):
 
 
 def test_resets_are_judged_by_their_ratio(counts):
-    names = mixed.RESETS
+    names = starts.RESETS
     claim = BY_ID["A20"]
     for wrong, passes in (((2, 8, 3120), True), ((2, 3120, 8), False), ((2, 8, 20), False)):
         counts({name: sub(w) for name, w in zip(names, wrong)})
-        found = mixed._resets(*mixed.RESETS)(False)
+        found = starts._resets(*starts.RESETS)(False)
         assert claim.accept.test(found.row(0)) is passes
 
 

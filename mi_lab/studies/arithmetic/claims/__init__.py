@@ -20,12 +20,13 @@ from mi_lab.studies.arithmetic.claims import (
     roads,
     shared,
     solved,
+    starts,
     training,
     tristates,
 )
 
 PARTS = (
-    algorithms, solved, place_value, roads, training, mixed, digits, tristates, deliveries, shared, peers,
+    algorithms, solved, place_value, roads, training, mixed, starts, digits, tristates, deliveries, shared, peers,
 )  # fmt: skip
 
 

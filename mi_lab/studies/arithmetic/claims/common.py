@@ -15,7 +15,7 @@ from torch import Tensor
 from mi_lab import zoo
 from mi_lab.claims import Claim, Measurement
 from mi_lab.model import Transformer
-from mi_lab.studies.arithmetic import counts
+from mi_lab.studies.arithmetic import classes, counts
 from mi_lab.studies.arithmetic.measure import Failures, right
 from mi_lab.studies.arithmetic.recipes import recipes
 from mi_lab.studies.arithmetic.task import ArithmeticTask
@@ -26,6 +26,8 @@ OURS = "ours"
 # Far from the seeds of training and of `zoo_results`. Below 2^32, because torch's CPU generator drops the higher bits.
 EVALUATION = 0xA417_0000
 N_LIVE = 4_000  # fresh questions beside recorded counts
+COUNTS = "recorded counts: 100,000 uniform questions of each operation, or all there are"
+BY_CLASS = "recorded counts: 20,000 questions of each class, weighted by their exact shares"
 
 Row = dict[str, float]
 Unit = tuple[str, int]
@@ -115,6 +117,47 @@ def per_unit(
         there = units(*names, fast=fast)
         rows = [row(*unit) for unit in there]
         return table([label(u) for u in there], rows, headline, sample=sample, sources=sources(*names))
+
+    return run
+
+
+def per_million(recipe: str, seed: int, operator: str) -> float:
+    """Recorded failures per million of one operation."""
+    return uniform(recipe, seed, operator).per_million
+
+
+def per_million_by_class(recipe: str, seed: int, operator: str) -> float:
+    """The same from the recorded counts of the classes, each weighted by its share of all questions."""
+    rates = {
+        key.removeprefix("class "): count.wrong / count.n
+        for key, count in counted(recipe, seed).items()
+        if key.startswith("class ")
+    }
+    return 1e6 * classes.weighted(counts.task_of(recipe).digits, operator, rates)
+
+
+def paired(
+    names: Mapping[str, str],
+    operators: Mapping[str, str],
+    row: Callable[[Row], Row],
+    headline: str,
+    rate: Callable[[str, int, str], float] = per_million,
+    sample: str = COUNTS,
+) -> Callable[[bool], Measurement]:
+    """A measure over the seeds that all recipes share. names, operators: name of a number -> recipe, operator.
+
+    rate: wrong answers per million of a recipe, seed and operator.
+    """
+
+    def run(fast: bool) -> Measurement:
+        common = sorted(set.intersection(*(set(seeds(name)) for name in names.values())))[
+            : 1 if fast else None
+        ]
+        rows = [
+            row({key: rate(name, seed, operators[key]) for key, name in names.items()}) for seed in common
+        ]
+        used = sources(*dict.fromkeys(names.values()))
+        return table([f"seed {seed}" for seed in common], rows, headline, sample=sample, sources=used)
 
     return run
 

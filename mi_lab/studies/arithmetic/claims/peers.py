@@ -19,8 +19,8 @@ from mi_lab.studies.arithmetic.claims.common import (
     sources,
     table,
 )
-from mi_lab.studies.arithmetic.claims.mixed import SCRATCH, SHUFFLED, STARTED
 from mi_lab.studies.arithmetic.claims.seen import PAIRS, SCANNED, best, evidence, heads_at, moved, nodes, once
+from mi_lab.studies.arithmetic.claims.starts import SCRATCH, SHUFFLED, STARTED
 from mi_lab.studies.arithmetic.counts import task_of
 from mi_lab.studies.arithmetic.interchanges import declare, predicting
 from mi_lab.subtask import mean_attention
