@@ -74,6 +74,9 @@ class Recipe:
         last one is (deep supervision, early exits): whatever can be had early is had early. 0 means the last alone.
         A task with a method `aims(tokens, layers)` says what the earlier layers are to name (Int[layers, n, answer]);
         without one it is the answer.
+    grokfast: (alpha, lambda) of GrokFast-EMA (Lee et al., arXiv 2405.20233): the gradient plus lambda times its
+        running mean, which keeps alpha of itself at each step and starts as the first gradient; before clipping. The
+        running mean is one more number per weight. None: the gradient as it is.
     data: added to the seed of the data, so that a run which goes on from another one's weights, with the same
         seed, sees examples of its own.
     """
@@ -98,6 +101,7 @@ class Recipe:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     start: Start | None = None
     exits: float = 0.0
+    grokfast: tuple[float, float] | None = None
     data: int = 0
     description: str = ""
 
@@ -114,6 +118,11 @@ class Recipe:
             ("decay_from", 0 <= self.decay_from < 1, "in [0, 1)"),
             ("exits", self.exits >= 0, "0 or positive"),
             ("data", 0 <= self.data < 2**31, "in [0, 2^31)"),
+            (
+                "grokfast",
+                self.grokfast is None or (0 <= self.grokfast[0] < 1 and self.grokfast[1] > 0),
+                "None or (alpha in [0, 1), lambda > 0)",
+            ),
             ("clip", self.clip is None or self.clip > 0, "positive or None"),
             ("start.every", every is None or every >= 1, "at least 1 or None"),
             ("horizon", self.horizon is None or self.horizon >= self.steps, f"at least steps = {self.steps}"),
@@ -151,7 +160,7 @@ class Recipe:
         out = {k: v for k, v in vars(self).items() if k not in ("task", "config", "description")}
         if self.precision == "fp32":  # the digests of models published before the choice existed stay
             del out["precision"]
-        for name in ("exits", "data"):  # likewise
+        for name in ("exits", "data", "grokfast"):  # likewise
             if not out[name]:
                 del out[name]
         if self.start is None:

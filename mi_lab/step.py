@@ -7,7 +7,7 @@ once, as a CUDA graph that is replayed (`mi_lab.capture`); what it does can be t
 
 1. `draw`: a pool of batches for each model, from its own generator;
 2. forward and backward on all models at once, on the pool's next batch;
-3. clip each model's gradient by its own norm;
+3. amplify what is slow in the gradient (GrokFast), and clip each model's by its own norm, if the recipe says so;
 4. one fused optimiser step on the one buffer that holds all weights, at the scheduled rate;
 5. loss and accuracy into the log; the counter goes on.
 """
@@ -54,6 +54,9 @@ class Step:
         self.leaves = stack.leaves(self.grad)
         self.parameter = torch.nn.Parameter(stack.flat)
         self.parameter.grad = self.grad
+        self.slow = (
+            torch.zeros_like(self.grad) if recipe.grokfast else None
+        )  # the running mean of the gradient
         optimiser = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
         self.optimiser = optimiser(
             [self.parameter], lr=self.rate, betas=recipe.betas, weight_decay=recipe.weight_decay,
@@ -72,6 +75,8 @@ class Step:
         """2-5. Without `note` the accuracy is not worked out, and neither number is kept."""
         tokens = self.pool.index_select(1, self.at % POOL).squeeze(1)
         loss, logits = self._backward(tokens)
+        if self.slow is not None:
+            self._amplify(self.slow)
         if self.recipe.clip is not None:
             norm = self.grad.norm(dim=1, keepdim=True)
             self.grad.mul_((self.recipe.clip / norm).clamp(max=1.0))
@@ -82,6 +87,14 @@ class Step:
             place = self.at % LOG
             self.loss.index_copy_(1, place, loss[:, None])
             self.accuracy.index_copy_(1, place, self._accuracy(logits, tokens)[:, None])
+
+    def _amplify(self, slow: Tensor) -> None:
+        """GrokFast: bring the gradient's running mean up to date, and add it to the gradient."""
+        assert self.recipe.grokfast is not None
+        alpha, strength = self.recipe.grokfast
+        fresh = torch.where(self.at == 0, 1.0, 1 - alpha)  # the first gradient is the first mean
+        slow.lerp_(self.grad, fresh)
+        self.grad.add_(slow, alpha=strength)
 
     def _backward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Loss[model] and logits; gradients go to `self.grad`."""
@@ -142,12 +155,16 @@ class Step:
         return loss, accuracy
 
     def moments(self) -> dict[str, Tensor]:
-        """The optimiser's state: exp_avg and exp_avg_sq, shaped as the weights."""
+        """The optimiser's state: exp_avg and exp_avg_sq, and GrokFast's mean if there is one, shaped as the weights."""
         state = self.optimiser.state[self.parameter]
-        return {name: state[name] for name in ("exp_avg", "exp_avg_sq")}
+        out = {name: state[name] for name in ("exp_avg", "exp_avg_sq")}
+        return out if self.slow is None else out | {"slow": self.slow}
 
-    def set(self, step: int, exp_avg: Tensor, exp_avg_sq: Tensor) -> None:
-        """Go on after `step` finished steps, with the optimiser's state from then."""
+    def set(self, step: int, exp_avg: Tensor, exp_avg_sq: Tensor, slow: Tensor | None = None) -> None:
+        """Go on after `step` finished steps, with what `moments` gave then."""
+        if self.slow is not None:
+            assert slow is not None
+            self.slow.copy_(slow)
         self.at.fill_(step)
         device = self.at.device
         self.optimiser.state[self.parameter] = {

@@ -381,7 +381,7 @@ class _Group:
             )
         self.stack.flat.copy_(tensors["flat"])
         self.step = self.read = meta["step"]
-        self.one_step.set(self.step, tensors["exp_avg"], tensors["exp_avg_sq"])
+        self.one_step.set(self.step, tensors["exp_avg"], tensors["exp_avg_sq"], tensors.get("slow"))
         self.seconds = meta["seconds"]
         self.log = [tuple(entry) for entry in meta["log"]]
         self.diverged = {int(k): v for k, v in meta["diverged"]}

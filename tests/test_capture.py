@@ -67,6 +67,7 @@ CASES = {
     "one model": {"seeds": (3,)},
     "coupled decay": {"optimiser": "adam"},
     "clipped": {"clip": 0.3},
+    "GrokFast": {"grokfast": (0.9, 2.0), "clip": 0.3},
     "bf16": {"precision": "bf16"},
     "weights": {"task": WeightedTask(length=3, n_numbers=8)},
     "trees": {"task": TREES, "config": MLP, "decay": "linear", "decay_from": 0.5, "clip": 1.0},

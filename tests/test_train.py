@@ -14,6 +14,7 @@ from mi_lab import fast, train
 from mi_lab.checkpoint import CheckpointError
 from mi_lab.model import Transformer, TransformerConfig
 from mi_lab.stack import Stack
+from mi_lab.step import Step
 from mi_lab.studies.sorting.task import SortingTask
 from mi_lab.train import DATA_SEED, Recipe, fit, held, log_steps, pick_device
 from tests.reference import layer_outputs
@@ -143,20 +144,29 @@ def test_data_are_other_examples_for_the_same_seed():
     assert float(first.loss[0, 0]) != pytest.approx(loss.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "adamw"])
-def test_fit_equals_a_plain_loop_over_the_reference(optimiser):
-    recipe = replace(RECIPE, optimiser=optimiser, clip=0.5, warmup=3, steps=8, decay="cosine")
+@pytest.mark.parametrize(
+    ("optimiser", "grokfast"), [("adam", None), ("adamw", None), ("adamw", (0.9, 2.0)), ("adam", (0.0, 1.0))]
+)
+def test_fit_equals_a_plain_loop_over_the_reference(optimiser, grokfast):
+    recipe = replace(
+        RECIPE, optimiser=optimiser, clip=0.5, warmup=3, steps=8, decay="cosine", grokfast=grokfast
+    )
     model = Transformer(recipe.config, generator=torch.Generator().manual_seed(1))
     kind = torch.optim.Adam if optimiser == "adam" else torch.optim.AdamW
     plain = kind(model.parameters(), weight_decay=recipe.weight_decay)
     generator = torch.Generator().manual_seed(DATA_SEED + 1)
     pool = TASK.sample(train.POOL * recipe.batch, generator=generator).split(recipe.batch)
-    losses = []
+    losses, mean = [], {}
     for step in range(recipe.steps):
         logits = model(pool[step])[:, TASK.answer]
         loss = cross_entropy(logits.flatten(0, 1), pool[step][:, 4:7].flatten())
         plain.zero_grad()
         loss.backward()
+        if grokfast is not None:
+            alpha, strength = grokfast
+            for i, weights in enumerate(model.parameters()):
+                mean[i] = alpha * mean.get(i, weights.grad) + (1 - alpha) * weights.grad
+                weights.grad = weights.grad + strength * mean[i]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         plain.param_groups[0]["lr"] = recipe.lr_at(step)
         plain.step()
@@ -235,6 +245,19 @@ def test_a_start_can_come_back_every_so_many_steps():
                 begun.model(seed, step).blocks[0].attn.W_Q, start.model(seed).blocks[0].attn.W_Q
             )
     assert not torch.equal(begun.model(0).embed.W_E, start.model(0).embed.W_E)
+
+
+def test_grokfast_matters_and_its_mean_is_resumed(tmp_path, eager_state, monkeypatch):
+    recipe = replace(RECIPE, grokfast=(0.98, 2.0), clip=None)
+    whole = quiet(recipe)
+    assert not torch.allclose(whole.stack.flat, quiet(replace(recipe, grokfast=None)).stack.flat, atol=1e-3)
+    with pytest.raises(Power):
+        quiet(recipe, out=tmp_path / "a", callback=fail_at_40)
+    assert torch.equal(quiet(recipe, out=tmp_path / "a").stack.flat, whole.stack.flat)
+    with pytest.raises(Power):
+        quiet(recipe, out=tmp_path / "b", callback=fail_at_40)
+    monkeypatch.setattr(Step, "set", lambda self, *args, set=Step.set: set(self, *args[:-1], args[-1] * 0))
+    assert not torch.equal(quiet(recipe, out=tmp_path / "b").stack.flat, whole.stack.flat), "it is not read"
 
 
 @pytest.mark.parametrize("every", [None, 7])
@@ -428,6 +451,11 @@ def test_a_progress_bar_shows_loss_and_accuracy(capsys):
         ({"decay_from": 1.0}, r"decay_from must be in \[0, 1\)"),
         ({"clip": 0.0}, "clip must be positive or None"),
         ({"exits": -0.5}, "exits must be 0 or positive, not -0.5"),
+        (
+            {"grokfast": (1.0, 2.0)},
+            r"grokfast must be None or \(alpha in \[0, 1\), lambda > 0\), not \(1.0, 2.0\)",
+        ),
+        ({"grokfast": (0.98, 0.0)}, "grokfast must be"),
         ({"data": -1}, r"data must be in \[0, 2\^31\), not -1"),
         ({"start": Given(every=0)}, r"start.every must be at least 1 or None, not 0"),
         ({"horizon": 10}, "horizon must be at least steps = 60, not 10"),
@@ -455,7 +483,11 @@ def test_the_digest_changes_with_what_decides_the_result():
         assert replace(RECIPE, **changes).digest != RECIPE.digest
     options = [RECIPE, replace(RECIPE, exits=0.5), replace(RECIPE, exits=1.0), replace(RECIPE, data=7)]
     assert len({recipe.digest for recipe in options}) == 4
-    assert not {"exits", "data"} & RECIPE.to_dict().keys()  # digests from before there was a choice stay
+    fast = [replace(RECIPE, grokfast=pair).digest for pair in (None, (0.98, 2.0), (0.9, 2.0))]
+    assert len(set(fast)) == 3
+    assert (
+        not {"exits", "data", "grokfast"} & RECIPE.to_dict().keys()
+    )  # digests from before there was a choice stay
     starts = [replace(RECIPE, start=start).digest for start in (None, Given(), Given(every=3))]
     assert len(set(starts)) == 3
     assert starts[0] == RECIPE.digest

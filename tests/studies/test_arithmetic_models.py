@@ -57,20 +57,24 @@ def test_failures_stand_under_the_operations_that_a_model_has():
 
 def test_every_configuration_of_the_paper_has_a_recipe():
     for row in paper_table.ROWS:
-        if not row.grokfast:
-            recipe = recipes[row.cell]
-            shape = recipe.config
-            assert (shape.n_layers, shape.n_heads, shape.d_model, shape.d_head) == (
-                row.layers,
-                row.heads,
-                96,
-                32,
-            )
-            assert recipe.task.digits == row.digits
-            assert recipe.task.operations == {"add": "+", "sub": "-"}.get(row.kind, "+-")
-            assert (row.donor_cell is None) == (recipe.start is None)
-            if row.donor_cell:
-                assert recipe.start.donor == recipes[row.donor_cell]
+        recipe = recipes[row.cell]
+        shape = recipe.config
+        said = (shape.n_layers, shape.n_heads, shape.d_model, shape.d_head)
+        assert said == (row.layers, row.heads, 96, 32)
+        assert recipe.task.digits == row.digits
+        assert recipe.task.operations == {"add": "+", "sub": "-"}.get(row.kind, "+-")
+        assert (row.donor_cell is None) == (recipe.start is None)
+        if row.donor_cell:
+            assert recipe.start.donor == recipes[row.donor_cell]
+        assert recipe.grokfast == ((0.98, 2.0) if row.grokfast else None)
+
+
+def test_a_twin_with_grokfast_differs_in_nothing_else():
+    twins = [name for name in recipes if name.endswith("_gf")]
+    assert len(twins) == 5
+    for name in twins:
+        plain = recipes[name.removesuffix("_gf")]
+        assert replace(recipes[name], name=plain.name, grokfast=None, description=plain.description) == plain
 
 
 def test_paper_width_is_the_papers():

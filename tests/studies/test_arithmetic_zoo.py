@@ -313,7 +313,7 @@ def test_what_is_not_there_says_so(published):
     assert len(lines) == len(ROWS) + 2
     assert lines[1].count("not trained yet") == 2
     assert "no sub" in lines[1]
-    assert "no recipe here" in next(line for line in lines if "_gf" in line)
+    assert "not trained yet" in next(line for line in lines if "_gf" in line)
     assert "not counted yet" in lines[-1]
     assert "not in the paper" in lines[-1]
     html = table._repr_html_()

@@ -11,7 +11,7 @@ steps do what took 15,000 to 85,000. Cells that were not trained when a shorter 
 take that one (`brisk`); claims compare models of one schedule. `paper` and `paper_mix` have the paper's width.
 
 Models `ins*` start from an addition model: `Recipe.start` says from which and what is copied (see
-`transfer`). GrokFast twins are in the table of the paper's models only. `live` is trained in the chapter.
+`transfer`). Twins with GrokFast differ in nothing else (`_gf`). `live` is trained in the chapter.
 """
 
 from __future__ import annotations
@@ -104,6 +104,10 @@ VARIANTS = {
 }
 # Nothing put back, heads, heads and MLPs, in one shape (that of the paper's ins3), and the same with a shuffled donor.
 PUT_BACK = (3, 4, 3)
+# The paper's GrokFast models, and one small enough for all of its seeds.
+GROKFAST = (
+    *((row.kind, row.digits, row.layers, row.heads) for row in ROWS if row.grokfast), ("mix", 3, 3, 4),
+)  # fmt: skip
 CELLS = tuple(dict.fromkeys(
     [*OURS, *((row.kind, row.digits, row.layers, row.heads) for row in ROWS if not row.grokfast)]
 ))  # fmt: skip
@@ -117,6 +121,13 @@ FIRST = (
 def cell(kind: str, digits: int, layers: int, heads: int) -> Recipe:
     """The recipe of a configuration, by the schedule that it was trained with."""
     return (compact if (kind, digits, layers, heads) in FIRST else brisk)(kind, digits, layers, heads)
+
+
+def grokfast(kind: str, digits: int, layers: int, heads: int) -> Recipe:
+    """The twin of a configuration with the authors' GrokFast: alpha .98, lambda 2."""
+    plain = cell(kind, digits, layers, heads)
+    text = f"{plain.description[:-1]}, with GrokFast."
+    return replace(plain, name=f"{plain.name}_gf", grokfast=(0.98, 2.0), description=text)
 
 
 def wide(name: str, kind: str, layers: int, heads: int, description: str) -> Recipe:
@@ -178,6 +189,7 @@ _all = [
         for n in (3, 5)
         for variant, text in VARIANTS.items()
     ),
+    *(grokfast(*shape) for shape in GROKFAST),
     *(brisk(kind, *PUT_BACK) for kind in ("ins1", "ins2", "ins3")),
     *(
         brisk(

@@ -26,12 +26,12 @@ OPERATIONS = {"+": "add", "-": "sub"}
 
 class ZooRow(NamedTuple):
     """One configuration. paper: its row of the paper, None for those that only we have. recipe: our recipe's
-    name, None where we have none. seeds: trained ones, shipped or not. failures: {"+": {seed: wrong of n}, "-": ..},
+    name. seeds: trained ones, shipped or not. failures: {"+": {seed: wrong of n}, "-": ..},
     for the seeds that were counted. hardest: class and count of the worst of all seeds, None if nothing was counted.
     """
 
     paper: PaperRow | None
-    recipe: str | None
+    recipe: str
     seeds: tuple[int, ...]
     failures: dict[str, dict[int, Failures]]
     hardest: tuple[str, Failures] | None
@@ -39,7 +39,7 @@ class ZooRow(NamedTuple):
     @property
     def name(self) -> str:
         """The authors' name of the model, or ours."""
-        return self.paper.name if self.paper is not None else str(self.recipe)
+        return self.paper.name if self.paper is not None else self.recipe
 
 
 def uniform_failures(recipe: str, seed: int, operator: str) -> Failures | None:
@@ -65,20 +65,19 @@ def rows() -> tuple[ZooRow, ...]:
     out = []
     known = {row.cell for row in ROWS}
     for row in ROWS:
-        recipe = row.cell if row.cell in recipes else None
-        out.append(_row(row, recipe, there.get(row.cell, ())))
+        out.append(_row(row, row.cell, there.get(row.cell, ())))
     for name in recipes:
         if name not in known and name in there:
             out.append(_row(None, name, there[name]))
     return tuple(out)
 
 
-def _row(paper: PaperRow | None, recipe: str | None, seeds: tuple[int, ...]) -> ZooRow:
+def _row(paper: PaperRow | None, recipe: str, seeds: tuple[int, ...]) -> ZooRow:
     failures: dict[str, dict[int, Failures]] = {}
     for operator in OPERATIONS:
-        counted = {seed: uniform_failures(str(recipe), seed, operator) for seed in seeds}
+        counted = {seed: uniform_failures(recipe, seed, operator) for seed in seeds}
         failures[operator] = {seed: count for seed, count in counted.items() if count is not None}
-    return ZooRow(paper, recipe, seeds, failures, hardest_class(str(recipe), seeds) if recipe else None)
+    return ZooRow(paper, recipe, seeds, failures, hardest_class(recipe, seeds))
 
 
 COLUMNS = (
@@ -103,7 +102,6 @@ CAPTION = (
 )
 NOT_TRAINED = Cell("not trained yet")
 NOT_COUNTED = Cell("not counted yet")
-NO_RECIPE = Cell("no recipe here")
 NOT_THERE = Cell("not in the paper")
 
 
@@ -114,33 +112,26 @@ def zoo_table() -> SortableTable:
 
 def _cells(row: ZooRow) -> list[Cell]:
     paper = row.paper
-    recipe = recipes[row.recipe] if row.recipe else None
-    operations = recipe.task.operations if recipe else "+-"  # type: ignore[attr-defined]
+    recipe, task = recipes[row.recipe], counts.task_of(row.recipe)
     ours = {}
     for operator, name in OPERATIONS.items():
-        if recipe is None:
-            ours[name] = NO_RECIPE
-        elif operator not in operations:
+        if operator not in task.operations:
             ours[name] = Cell(f"no {name}")
         else:
             ours[name] = _ours(row.failures[operator]) if row.seeds else NOT_TRAINED
-    hardest = NO_RECIPE if recipe is None else NOT_TRAINED if not row.seeds else NOT_COUNTED
+    hardest = NOT_COUNTED if row.seeds else NOT_TRAINED
     if row.hardest is not None:
         name, count = row.hardest
         hardest = Cell((name, per_million(count.rate)), count.per_million)
-    our_steps = NO_RECIPE
-    if recipe is not None:
-        shipped = recipe.name not in counts.left_out()
-        our_steps = _steps(recipe.steps, recipe.batch, *(() if shipped else ("not shipped",)))
+    shipped = recipe.name not in counts.left_out()
+    our_steps = _steps(recipe.steps, recipe.batch, *(() if shipped else ("not shipped",)))
     if paper is None:
-        assert recipe is not None
-        digits = recipe.task.digits  # type: ignore[attr-defined]
         return [
-            Cell((row.name, "ours only"), row.name), Cell(str(digits), digits),
+            Cell((row.name, "ours only"), row.name), Cell(str(task.digits), task.digits),
             NOT_THERE, ours["add"], NOT_THERE, ours["sub"], hardest, NOT_THERE, our_steps,
         ]  # fmt: skip
     steps = None if paper.kilosteps is None else 1000 * paper.kilosteps
-    which = "GrokFast" if steps is None else f"{paper.kilosteps}K steps, seed {paper.seed}"
+    which = "GrokFast" if paper.grokfast else f"{paper.kilosteps}K steps, seed {paper.seed}"
     return [
         Cell((paper.cell, which), row.name),
         Cell(str(paper.digits), paper.digits),
