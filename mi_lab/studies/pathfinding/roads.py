@@ -94,6 +94,12 @@ def descendants_within(parent: Tensor, nodes: Tensor, k: int) -> Tensor:
     return up.transpose(1, 2)[torch.arange(n).view(-1, *(1,) * (nodes.ndim - 1)), nodes.clamp(min=0)]
 
 
+def ends(task: PathfindingTask, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes (source, target), Int[n, edge] each, of the edges in the order in which they are listed."""
+    width = 3 * task.n_edges
+    return tokens[:, 0:width:3] - task.first_bare, tokens[:, 1:width:3] - task.first_target
+
+
 def first_step(task: PathfindingTask, truth: Mapping[str, Tensor], logits: Tensor) -> Tensor:
     """Float[n]: logit(x1) - logit(its sibling) from logits [n, vocab] at the root token."""
     right = truth["correct"][:, 0] + task.first_target
@@ -124,9 +130,8 @@ def memory_test(
     that must fail; "both": up and down. One pass over the donors (one per question and edge) serves
     all layers; in each test one layer is replaced. Returns a `Recovery` for each layer.
     """
-    edges, parent = task.n_edges, truth["parent"]
-    source = tokens[:, 0 : 3 * edges : 3] - task.first_bare
-    target = tokens[:, 1 : 3 * edges : 3] - task.first_target
+    parent = truth["parent"]
+    source, target = ends(task, tokens)
     fixed = torch.zeros(*target.shape, task.n_labels, dtype=torch.bool)
     if direction != "none":
         fixed |= ancestors_within(parent, target, 1)  # the edge itself
@@ -134,6 +139,22 @@ def memory_test(
         fixed |= ancestors_within(parent, source, k)
     if direction in ("down", "both"):
         fixed |= descendants_within(parent, target, k)
+    return memory_scrub(model, task, tokens, truth, layers, fixed, generator=generator, chunk=chunk)
+
+
+def memory_scrub(
+    model: Transformer,
+    task: PathfindingTask,
+    tokens: Tensor,
+    truth: Mapping[str, Tensor],
+    layers: Sequence[int],
+    fixed: Tensor,
+    *,
+    generator: torch.Generator,
+    chunk: int = 32,
+) -> list[Recovery]:
+    """As `memory_test`, for any set of names: fixed Bool[n, edge, node], those that each edge's donor shares."""
+    edges = task.n_edges
     answer = slice(task.root_position, task.root_position + 1)
     width = 3 * edges - 1  # what stands behind the edges is not read: causality
     swaps = [Swap(layer, tuple(range(width)), "resid") for layer in layers]

@@ -37,7 +37,7 @@ HYPOTHESES: tuple[tuple[str, Direction, int], ...] = (
 )
 
 
-def _asked(
+def asked(
     recipe: str, seed: int, order: str, *, twin: bool, trees: int, draw: int
 ) -> tuple[tuple[Transformer, PathfindingTask, Tensor, dict[str, Tensor]], torch.Generator]:
     """A model (or its twin) and hard trees with P >= 3, and what donors' names are drawn with."""
@@ -57,7 +57,7 @@ def roads(recipe: str, seed: int, order: str, *, twin: bool = False) -> Row:
     Trees whose other side is at least as deep, P >= 3. Worst over layers 0 .. L-2: after
     the last one nothing reads edges any more.
     """
-    args, generator = _asked(recipe, seed, order, twin=twin, trees=0, draw=17)
+    args, generator = asked(recipe, seed, order, twin=twin, trees=0, draw=17)
     row: Row = {}
     inner = range(args[0].config.n_layers - 1)
     for name, direction, k in HYPOTHESES:
@@ -72,19 +72,19 @@ def roads(recipe: str, seed: int, order: str, *, twin: bool = False) -> Row:
     return row
 
 
-def _right(row: Row) -> bool:
+def right(row: Row) -> bool:
     """A share of what isn't there means nothing: the model must be right on these trees to begin with."""
     return row["clean, correct"] >= 0.8
 
 
-def _where_right(row: Row) -> Row:
+def where_right(row: Row) -> Row:
     """The row with its shares left out (NaN) where the model is wrong on these trees anyway."""
-    return row if _right(row) else {k: v if k.endswith("correct") else math.nan for k, v in row.items()}
+    return row if right(row) else {k: v if k.endswith("correct") else math.nan for k, v in row.items()}
 
 
 def _measure(order: str, *, twin: bool = False) -> Asked:
     return by_model(
-        lambda name, seed: _where_right(roads(name, seed, order, twin=twin)), "memory down",
+        lambda name, seed: where_right(roads(name, seed, order, twin=twin)), "memory down",
         sample=f"{N} trees with the other side as deep, P >= 3; a donor for every edge",
     ).of(*(name for name in MODELS if m.published(name)))  # fmt: skip
 
@@ -117,7 +117,7 @@ P17 = Claim(
     Accept(
         "the model is right on >= .8 of these trees; memory, worst layer: descendants recover >= .85 of the first "
         "step's logit difference, ancestors <= .70",
-        lambda r: _right(r) and r["memory down"] >= 0.85 and r["memory up"] <= 0.70,
+        lambda r: right(r) and r["memory down"] >= 0.85 and r["memory up"] <= 0.70,
     ),
     _measure("backward"),
     (
@@ -138,7 +138,7 @@ P17B = Claim(
     Accept(
         "the model is right on >= .8 of these trees; memory, worst layer: ancestors recover >= .85 of the first "
         "step's logit difference, descendants <= .70",
-        lambda r: _right(r) and r["memory up"] >= 0.85 and r["memory down"] <= 0.70,
+        lambda r: right(r) and r["memory up"] >= 0.85 and r["memory down"] <= 0.70,
     ),
     _measure("random"),
     (
@@ -157,7 +157,7 @@ P17C = Claim(
     Accept(
         "the model is right on >= .8 of these trees; memory: the edge alone recovers >= .90 in every layer; "
         "pointer: the goal's ancestors recover >= .90",
-        lambda r: _right(r) and r["memory edge"] >= 0.90 and r["pointer up"] >= 0.90,
+        lambda r: right(r) and r["memory edge"] >= 0.90 and r["pointer up"] >= 0.90,
     ),
     _measure("backward"),
     (
@@ -172,7 +172,7 @@ P17C = Claim(
 @shared
 def _late(recipe: str, seed: int, order: str, number: int, *, twin: bool = False) -> Row:
     """As `roads`, on other trees and after layer LATE alone."""
-    args, generator = _asked(recipe, seed, order, twin=twin, trees=number, draw=number)
+    args, generator = asked(recipe, seed, order, twin=twin, trees=number, draw=number)
     row: Row = {}
     for name, direction, k in HYPOTHESES:
         (found,) = memory_test(*args, [LATE], direction, k, generator=generator)
@@ -182,7 +182,7 @@ def _late(recipe: str, seed: int, order: str, number: int, *, twin: bool = False
 
 def _after(order: str, number: int, name: str, headline: str, *, twin: bool = False) -> Asked:
     return by_model(
-        lambda name, seed: _where_right(_late(name, seed, order, number, twin=twin)), headline,
+        lambda name, seed: where_right(_late(name, seed, order, number, twin=twin)), headline,
         sample=f"{N} {order} trees with the other side as deep, P >= 3; a donor for every edge, after L{LATE}",
     ).of(name)  # fmt: skip
 
@@ -208,7 +208,7 @@ P22 = Claim(
     Accept(
         "the model is right on >= .8 of these trees; descendants recover >= .85 of the first step's logit difference, "
         "ancestors and the edge alone <= .70",
-        lambda r: _right(r) and r["memory down"] >= 0.85 and max(r["memory up"], r["memory edge"]) <= 0.70,
+        lambda r: right(r) and r["memory down"] >= 0.85 and max(r["memory up"], r["memory edge"]) <= 0.70,
     ),
     BELOW,
     _must_fail(BELOW, _after("backward", 22, "paper", "memory down", twin=True)),
@@ -228,7 +228,7 @@ P26 = Claim(
     Accept(
         "the model is right on >= .8 of these trees; ancestors recover >= .85 of the first step's logit difference, "
         "descendants and the edge alone <= .70",
-        lambda r: _right(r) and r["memory up"] >= 0.85 and max(r["memory down"], r["memory edge"]) <= 0.70,
+        lambda r: right(r) and r["memory up"] >= 0.85 and max(r["memory down"], r["memory edge"]) <= 0.70,
     ),
     ABOVE,
     _must_fail(ABOVE, _after("forward", 26, "every", "memory up", twin=True)),
