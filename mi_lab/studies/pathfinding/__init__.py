@@ -50,7 +50,7 @@ from mi_lab.studies.pathfinding.measure import (
     trees,
 )
 from mi_lab.studies.pathfinding.recipes import recipes
-from mi_lab.studies.pathfinding.roads import Recovery, memory_test, pointer_test, relabelled
+from mi_lab.studies.pathfinding.roads import Recovery, memory_scrub, memory_test, pointer_test, relabelled
 from mi_lab.studies.pathfinding.scrubbing import figure as scrub_figure
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
@@ -60,7 +60,8 @@ if TYPE_CHECKING:  # loaded when first used: they bring matplotlib and widgets
 __all__ = [
     "POLICIES", "Accuracy", "PathfindingTask", "Recovery", "Trees", "accuracy", "ancestors_attended",
     "attention_by_relation", "blocked", "by_length", "claims", "composition_matrix", "deduction", "development",
-    "exact", "exact_by_layer", "exercises", "explorers", "figures", "live", "load", "mass_by_class", "memory_test",
+    "exact", "exact_by_layer", "exercises", "explorers", "figures", "live", "load", "mass_by_class", "memory_scrub",
+    "memory_test",
     "patterns", "pointer_test", "position_scores", "positions", "recipes", "recorded_figures", "relabelled",
     "relations", "relisted", "scrub_figure", "success", "task", "to_ancestors", "token_class", "trees",
     "untrained_twin",
