@@ -124,7 +124,7 @@ A16B = needing(
         "A16b", "One model learns both operations: 3 digits", SMALL,
         f"{OURS}, with A16's acceptance; formed after the first seed of mix_d3_l2_h3 had been seen to fail",
         "no model of three digits in the paper",
-        "Two layers of three heads, 4,000 steps of 128 questions, and three of four, 3,000 steps of 64; from scratch.",
+        "Two layers of three heads and three of four, 4,000 steps from scratch.",
     ),
     {"mix_d3_l2_h3": 1},
 )  # fmt: skip
