@@ -178,7 +178,9 @@ A20C = needing(
         _faster(*FASTER),
         (Control("the twins exchanged", _faster(*reversed(FASTER))),),
         "Two layers of three heads. Gradients are clipped after GrokFast has amplified them; the authors don't clip. "
-        "Two equal twins would count against the claim.",
+        "Two equal twins would count against the claim. Everything hangs on the rate, 1e-3 here and 8e-5 with the "
+        "authors: at 3.3e-4 (seed 1, looked at afterwards) the twin with GrokFast is ahead, with 1,108 wrong of 40,000 "
+        "against 4,483.",
     ),
     dict.fromkeys(FASTER, 3),
 )
