@@ -37,6 +37,7 @@ def published(stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "published"
     checkpoint.save(folder / "arithmetic" / "tiny.safetensors", stack, labels=(0, 1), provenance={})
     monkeypatch.setattr(zoo, "folders", lambda: [folder])
+    monkeypatch.setattr(zoo, "NOT_SHIPPED", folder / "not_shipped.json")
     monkeypatch.setitem(recipes, "tiny", TINY)
     monkeypatch.setattr(counts, "FILE", tmp_path / "zoo.json")
     monkeypatch.setattr(counts, "BLOCK", 40)
@@ -51,6 +52,7 @@ def published(stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def forget():
     zoo.read.cache_clear()
     zoo.sha256.cache_clear()
+    zoo.not_shipped.cache_clear()
     counts.recorded.cache_clear()
     counts.weights_of.cache_clear()
 
@@ -245,8 +247,6 @@ def test_counts_outlive_weights_that_are_left_out(published, monkeypatch):
     before = counts.failures_of("tiny", 1)
     weights = counts.weights_of("tiny", 1)
     monkeypatch.setattr(publish, "PUBLISHED", published)
-    monkeypatch.setattr(zoo, "NOT_SHIPPED", published / "not_shipped.json")
-    zoo.not_shipped.cache_clear()
     publish.unship("arithmetic/tiny")
     forget()
     common.seeds.cache_clear()
@@ -267,12 +267,10 @@ def test_counts_outlive_weights_that_are_left_out(published, monkeypatch):
         entry = json.loads(zoo.NOT_SHIPPED.read_text())
         entry["arithmetic/tiny"]["weights"][1] = "0" * 64
         zoo.NOT_SHIPPED.write_text(json.dumps(entry))
-        zoo.not_shipped.cache_clear()
         forget()
         assert counts.failures_of("tiny", 1) == {}
         assert counts.failures_of("tiny", 0)
     finally:
-        zoo.not_shipped.cache_clear()
         common.seeds.cache_clear()
 
 
