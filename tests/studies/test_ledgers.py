@@ -31,7 +31,7 @@ NUMBERS = {
 }
 # Measured again, all units: seconds each, from weights, recorded curves or few examples.
 AGAIN = {
-    "arithmetic": ("A1", "A6", "A6b", "A15", "A16b", "A17", "A20", "A22", "A22b"),
+    "arithmetic": ("A1", "A6", "A6b", "A15", "A16b", "A17", "A17b", "A20", "A20c", "A22", "A22b"),
     "pathfinding": ("P4", "P5", "P9", "P15", "P18", "P19"),
     "sorting": (
         "S2", "S3", "S5", "S5b", "S6", "S6b", "S7", "S7b", "S8", "S9", "S9b", "S11", "S11b", "S11c", "S12",
