@@ -54,9 +54,8 @@ class Step:
         self.leaves = stack.leaves(self.grad)
         self.parameter = torch.nn.Parameter(stack.flat)
         self.parameter.grad = self.grad
-        self.slow = (
-            torch.zeros_like(self.grad) if recipe.grokfast else None
-        )  # the running mean of the gradient
+        # GrokFast's running mean of the gradient
+        self.slow = torch.zeros_like(self.grad) if recipe.grokfast else None
         optimiser = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
         self.optimiser = optimiser(
             [self.parameter], lr=self.rate, betas=recipe.betas, weight_decay=recipe.weight_decay,

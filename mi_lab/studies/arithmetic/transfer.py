@@ -128,11 +128,8 @@ def _published(recipe: Recipe, seed: int) -> Transformer | None:
     if name not in zoo.files():
         return None
     found = zoo.read(name)
-    return (
-        found.model(seed)
-        if seed in found.labels and found.provenance.get("digest") == recipe.digest
-        else None
-    )
+    same = seed in found.labels and found.provenance.get("digest") == recipe.digest
+    return found.model(seed) if same else None
 
 
 @dataclass(frozen=True)
