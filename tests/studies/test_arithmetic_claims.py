@@ -180,7 +180,7 @@ def test_transfer_counts_only_if_the_true_donor_beats_the_shuffled_one(counts):
 
 def test_subtraction_is_compared_with_addition_seed_by_seed(counts):
     claim = BY_ID["A15"]
-    control = starts.Control("addition", mixed._alone("add_d3_l2_h3"))
+    control = mixed.Control("addition", mixed._alone("add_d3_l2_h3"))
     for wrong, outcome in (
         ((5, 7, 1), "reproduced"),
         ((5, 0, 0), "seed-dependent"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mi_lab.studies.pathfinding.roads import ancestors_within, descendants_within, ends
+from mi_lab.studies.pathfinding.roads import ends, relatives
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
 
@@ -24,12 +24,12 @@ def itself(task: PathfindingTask, tokens: Tensor) -> Tensor:
 
 def above(task: PathfindingTask, tokens: Tensor, truth: Mapping[str, Tensor]) -> Tensor:
     """The edge and all ancestors of its nodes."""
-    return itself(task, tokens) | ancestors_within(truth["parent"], ends(task, tokens)[0], task.n_labels)
+    return relatives(task, tokens, truth["parent"], "up", task.n_labels)
 
 
 def below(task: PathfindingTask, tokens: Tensor, truth: Mapping[str, Tensor]) -> Tensor:
     """The edge and all descendants of its target."""
-    return itself(task, tokens) | descendants_within(truth["parent"], ends(task, tokens)[1], task.n_labels)
+    return relatives(task, tokens, truth["parent"], "down", task.n_labels)
 
 
 def siblings(task: PathfindingTask, tokens: Tensor) -> Tensor:

@@ -100,6 +100,19 @@ def ends(task: PathfindingTask, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return tokens[:, 0:width:3] - task.first_bare, tokens[:, 1:width:3] - task.first_target
 
 
+def relatives(task: PathfindingTask, tokens: Tensor, parent: Tensor, direction: Direction, k: int) -> Tensor:
+    """Bool[n, edge, node]: the set F of every edge; see the module's text, and `memory_test` for the directions."""
+    source, target = ends(task, tokens)
+    fixed = torch.zeros(*target.shape, task.n_labels, dtype=torch.bool)
+    if direction != "none":
+        fixed |= ancestors_within(parent, target, 1)  # the edge itself
+    if direction in ("up", "both"):
+        fixed |= ancestors_within(parent, source, k)
+    if direction in ("down", "both"):
+        fixed |= descendants_within(parent, target, k)
+    return fixed
+
+
 def first_step(task: PathfindingTask, truth: Mapping[str, Tensor], logits: Tensor) -> Tensor:
     """Float[n]: logit(x1) - logit(its sibling) from logits [n, vocab] at the root token."""
     right = truth["correct"][:, 0] + task.first_target
@@ -130,15 +143,7 @@ def memory_test(
     that must fail; "both": up and down. One pass over the donors (one per question and edge) serves
     all layers; in each test one layer is replaced. Returns a `Recovery` for each layer.
     """
-    parent = truth["parent"]
-    source, target = ends(task, tokens)
-    fixed = torch.zeros(*target.shape, task.n_labels, dtype=torch.bool)
-    if direction != "none":
-        fixed |= ancestors_within(parent, target, 1)  # the edge itself
-    if direction in ("up", "both"):
-        fixed |= ancestors_within(parent, source, k)
-    if direction in ("down", "both"):
-        fixed |= descendants_within(parent, target, k)
+    fixed = relatives(task, tokens, truth["parent"], direction, k)
     return memory_scrub(model, task, tokens, truth, layers, fixed, generator=generator, chunk=chunk)
 
 

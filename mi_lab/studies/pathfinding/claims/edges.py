@@ -12,7 +12,7 @@ from mi_lab.claims import Accept, Claim, Control
 from mi_lab.once import shared
 from mi_lab.studies.pathfinding import edge_names
 from mi_lab.studies.pathfinding.claims.common import OURS, Asked, Row, by_model
-from mi_lab.studies.pathfinding.claims.roads import N, asked, exchanged, right, where_right
+from mi_lab.studies.pathfinding.claims.roads import N, asked, must_fail, right, where_right
 from mi_lab.studies.pathfinding.roads import memory_scrub
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
@@ -95,10 +95,13 @@ def _after(
 
 
 def _controls(measure: Asked, twin: Asked, headline: str, other: str, text: str) -> tuple[Control, ...]:
-    return (
-        Control(text, exchanged(measure, {headline: other, other: headline})),
-        Control("everything renamed", exchanged(measure, {headline: "nothing"})),
-        Control("untrained twin", twin),
+    return must_fail(measure, twin, text, {headline: other, other: headline}, {headline: "nothing"})
+
+
+def _told_apart(headline: str, least: float, *others: str) -> Callable[[Row], bool]:
+    """Right on these trees, enough left with the headline's names, and at most .70 with each of the others."""
+    return lambda r: (
+        right(r) and r[f"memory {headline}"] >= least and max(r[f"memory {x}"] for x in others) <= 0.70
     )
 
 
@@ -122,11 +125,7 @@ P37 = Claim(
     Accept(
         "the model is right on >= .8 of these trees; the edge before recovers >= .9 of the first step's logit "
         "difference; the edge alone, ancestors, descendants and another earlier edge <= .70 each",
-        lambda r: (
-            right(r)
-            and r["memory neighbour"] >= 0.9
-            and max(r[f"memory {x}"] for x in ("edge", "up", "down", "earlier")) <= 0.70
-        ),
+        _told_apart("neighbour", 0.9, "edge", "up", "down", "earlier"),
     ),
     FIRST(),
     _controls(FIRST(), FIRST(twin=True), "neighbour", "earlier", "another earlier edge in its place"),
@@ -143,11 +142,7 @@ P38 = Claim(
     Accept(
         "the model is right on >= .8 of these trees; descendants and sibling recover >= .85 of the first step's logit "
         "difference; ancestors, the edge before, the edge alone and as many other names <= .70 each",
-        lambda r: (
-            right(r)
-            and r["memory family"] >= 0.85
-            and max(r[f"memory {x}"] for x in ("edge", "up", "neighbour", "as many")) <= 0.70
-        ),
+        _told_apart("family", 0.85, "edge", "up", "neighbour", "as many"),
     ),
     SECOND(),
     _controls(SECOND(), SECOND(twin=True), "family", "as many", "as many other names in their place"),
@@ -164,11 +159,7 @@ P39 = Claim(
     Accept(
         "the model is right on >= .8 of these trees; the root's children recover >= .8 of the first step's logit "
         "difference; ancestors, descendants, the edge alone and as many other names <= .70 each",
-        lambda r: (
-            right(r)
-            and r["memory tops"] >= 0.8
-            and max(r[f"memory {x}"] for x in ("edge", "up", "down", "as many")) <= 0.70
-        ),
+        _told_apart("tops", 0.8, "edge", "up", "down", "as many"),
     ),
     FORWARD(),
     _controls(FORWARD(), FORWARD(twin=True), "tops", "as many", "as many other names in their place"),

@@ -187,11 +187,17 @@ def _after(order: str, number: int, name: str, headline: str, *, twin: bool = Fa
     ).of(name)  # fmt: skip
 
 
-def _must_fail(measure: Asked, twin: Asked) -> tuple[Control, ...]:
-    """The controls of a claim about what edges carry after layer LATE."""
+def must_fail(
+    measure: Asked,
+    twin: Asked,
+    text: str = "ancestors and descendants exchanged",
+    swapped: Mapping[str, str] = SWAPPED,
+    renamed: Mapping[str, str] = RENAMED,
+) -> tuple[Control, ...]:
+    """The controls of a claim about what edges carry after one layer."""
     return (
-        Control("ancestors and descendants exchanged", exchanged(measure, SWAPPED)),
-        Control("everything renamed", exchanged(measure, RENAMED)),
+        Control(text, exchanged(measure, swapped)),
+        Control("everything renamed", exchanged(measure, renamed)),
         Control("untrained twin", twin),
     )
 
@@ -211,7 +217,7 @@ P22 = Claim(
         lambda r: right(r) and r["memory down"] >= 0.85 and max(r["memory up"], r["memory edge"]) <= 0.70,
     ),
     BELOW,
-    _must_fail(BELOW, _after("backward", 22, "paper", "memory down", twin=True)),
+    must_fail(BELOW, _after("backward", 22, "paper", "memory down", twin=True)),
     "Formed after seeing 40 other trees by layer. P17 asks for every layer and fails at this model: its first two "
     "layers hold more than names of descendants. With everything renamed, .64 survives: the root token has read part "
     "of the tree by then, and renamed edges say nothing against it. One seed, backward order.",
@@ -231,7 +237,7 @@ P26 = Claim(
         lambda r: right(r) and r["memory up"] >= 0.85 and max(r["memory down"], r["memory edge"]) <= 0.70,
     ),
     ABOVE,
-    _must_fail(ABOVE, _after("forward", 26, "every", "memory up", twin=True)),
+    must_fail(ABOVE, _after("forward", 26, "every", "memory up", twin=True)),
     "Written down before the model was trained to its end: in forward order nothing below an edge stands before it, so "
     "the edge can't know it. What is open is whether it gathers what lies above, and in which layer: P22's was taken.",
 )
@@ -246,6 +252,6 @@ P36 = Claim(
     "not in the paper",
     P26.accept,
     LONG_ABOVE,
-    _must_fail(LONG_ABOVE, _after("forward", 26, "long", "memory up", twin=True)),
+    must_fail(LONG_ABOVE, _after("forward", 26, "long", "memory up", twin=True)),
     "P26's question, bar and trees, put to `long` before it was trained to its end. One run.",
 )
