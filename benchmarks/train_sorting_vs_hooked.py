@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import arguments, interleave, machine, median_and_spread, ratio, report, row
 
+from mi_lab.fast import medium_is_accurate
 from mi_lab.model import Transformer
-from mi_lab.stack import Stack, backward, fast_matmul, forward, medium_is_accurate, to_reference
+from mi_lab.stack import Stack, backward, fast_matmul, forward, to_reference
 from mi_lab.studies.sorting.recipes import PAPER
 from mi_lab.train import fit
 

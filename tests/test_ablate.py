@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from mi_lab import ablate
+from mi_lab import ablate_engine
 from mi_lab.ablate import (
     Values,
     ablate_group,
@@ -91,10 +91,44 @@ def test_groups_of_questions_do_not_change_the_result(make_model, make_tokens, c
 
 
 def test_memory_decides_the_groups(make_model, make_tokens, monkeypatch):
-    monkeypatch.setattr(ablate, "CHUNK_FLOATS", 2000)
-    engine = ablate._Engine(make_model(d_mlp=12), make_tokens(), slice(4, 7), None)
-    assert len(engine.chunks()) > 1
-    assert torch.equal(torch.cat([rows for _, rows in engine.chunks()]), make_tokens())
+    model, tokens = make_model(d_mlp=12), make_tokens()
+    seen = []
+    clean = ablate_engine.Engine.clean
+    monkeypatch.setattr(
+        ablate_engine.Engine, "clean", lambda self, rows: seen.append(len(rows)) or clean(self, rows)
+    )
+    for floats, most in ((2000, 1), (20_000, len(tokens))):
+        monkeypatch.setattr(ablate_engine, "CHUNK_FLOATS", floats)
+        engine = ablate_engine.Engine(model, tokens, slice(4, 7), None)
+        assert torch.equal(torch.cat([rows for _, rows in engine.chunks(engine.whole)]), tokens)
+        seen.clear()
+        parts = sweep_nodes(model, tokens, answer=slice(4, 7), value="zero")
+        assert max(seen) <= most
+        assert sum(seen) == len(tokens)
+        wanted = sweep_nodes(model, tokens, answer=slice(4, 7), value="zero", chunk=len(tokens))
+        torch.testing.assert_close(parts.changed, wanted.changed, rtol=1e-5, atol=1e-5)
+
+
+def test_positions_that_are_taken_together(monkeypatch):
+    assert ablate_engine._blocks([0, 1, 2, 3, 4, 7], 3, 0) == [range(3), range(3, 5), range(7, 8)]
+    assert ablate_engine._blocks([0, 1, 2, 3, 4], 4, 2) == [range(2), range(2, 5)]
+    assert ablate_engine._blocks([], 4, 2) == []
+    assert ablate_engine._blocks([5, 9], 1, 0) == [range(5, 6), range(9, 10)]
+
+
+@pytest.mark.parametrize("abreast", [1, 2, 3, 8])
+def test_how_many_positions_are_taken_together_is_nothing_to_the_result(
+    make_model, make_tokens, monkeypatch, abreast
+):
+    model, tokens = make_model(d_mlp=12, n_layers=3), make_tokens()
+    monkeypatch.setattr(ablate_engine, "ABREAST", abreast)
+    sweep = sweep_nodes(model, tokens, answer=slice(4, 7))
+    monkeypatch.setattr(ablate_engine, "ABREAST", 4)
+    wanted = sweep_nodes(model, tokens, answer=slice(4, 7))
+    torch.testing.assert_close(sweep.changed, wanted.changed, rtol=1e-5, atol=1e-5)
+    before = torch.tensor([[answer < (node.position or 0) for answer in range(4, 7)] for node in sweep.nodes])
+    assert before.any()
+    assert (sweep.effect.abs().amax((1, 3))[before] == 0).all()  # to the last bit
 
 
 def test_the_mean_is_over_the_reference(make_model, make_tokens):
