@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mi_lab.model import Transformer
 from mi_lab.studies import base
+from mi_lab.studies.pathfinding.draw import key_type, nth_bit, places_in_order, shuffles, single_bits, take
 
 COMMA, COLON, BAR = 0, 1, 2
 Order = Literal["mixed", "every", "backward", "random", "forward"]
@@ -151,13 +152,13 @@ class PathfindingTask:
         if self.trees is not None:
             return _fixed_trees(self).to(device)[torch.randint(self.trees, (n,), **options)].long()
         parent, length, second = self._grow(n, options)
-        label = _shuffles(n, self.n_labels, options)[: self.n_nodes]
+        label = shuffles(n, self.n_labels, options)[: self.n_nodes]
         if self.labels == "ascending":  # the nodes that were attached last take their labels in order
             last = torch.arange(self.n_nodes, device=label.device)[:, None] > length + second
             head = torch.arange(self.n_nodes, device=label.device)[:, None] - self.n_nodes
             key = torch.where(last, label, head)  # path and second chain stay in front, in their order
             label = label.gather(0, key.argsort(0))
-        edges = _shuffles(n, self.n_edges, options)
+        edges = shuffles(n, self.n_edges, options)
         if self.order == "mixed":
             edges[:, ::2] = self._by_depth(parent[:, ::2], label[:, ::2], generator).flip(0)
         elif self.order == "every":
@@ -167,8 +168,8 @@ class PathfindingTask:
             edges = self._by_depth(parent, label, generator)
             edges = edges.flip(0) if self.order == "backward" else edges
         edges += 1  # slots of the targets in prompt order: an edge is named by its lower end
-        source = label.gather(0, parent.gather(0, edges))
-        return self._write(source.T, label.gather(0, edges).T, label.T, length)
+        source = take(label, take(parent, edges))
+        return self._write(source.T, take(label, edges).T, label.T, length)
 
     def _grow(self, n: int, options: dict) -> tuple[Tensor, Tensor, Tensor]:
         """parent Int[slot, n], path length P and second chain S, Int[n].
@@ -182,23 +183,20 @@ class PathfindingTask:
         second = (torch.rand((n,), **options) * room).long() + 1
         second = second.clamp(max=room) if self.second_chain else torch.zeros_like(length)
         uniform = torch.rand((nodes, n), **options)
-        rows = torch.arange(nodes, device=length.device, dtype=torch.int8)[:, None]
-        free = (rows != length).to(torch.int8)  # may take a child: not the goal, not a node with two
-        single = torch.zeros_like(free)  # has one child
-        parent = torch.zeros((nodes, n), dtype=torch.int8, device=length.device)
-        chain, turn = (length + second).to(torch.int8), (length + 1).to(torch.int8)
+        bit = single_bits(nodes, length.device)  # [slot, word]
+        below = bit.cumsum(0, dtype=torch.int32) - bit  # [slot, word]: the slots before it
+        free = ~bit[length]  # [n, word]: which slots may take a child: not the goal, not a node with two
+        single = torch.zeros_like(free)  # and which have one
+        parent = torch.zeros((nodes, n), dtype=torch.int32, device=length.device)
+        rows = torch.arange(nodes, dtype=torch.int32, device=length.device)[:, None]
+        chained = rows <= (length + second).int()
+        before = (rows - 1) * (rows != (length + 1).int())  # the second chain starts at the root
         for slot in range(1, nodes):
-            count = free[:slot].cumsum(0, dtype=torch.int8)
-            pick = torch.minimum(
-                (uniform[slot] * count[-1]).to(torch.int8), count[-1] - 1
-            )  # 1 - eps rounds up
-            chosen = (count <= pick).sum(0, dtype=torch.int8)
-            before = (slot - 1) * (turn != slot)  # the second chain starts at the root
-            parent[slot] = torch.where(slot <= chain, before.to(torch.int8), chosen)
-            hit = (rows[:slot] == parent[slot]).to(torch.int8)
-            free[:slot] &= ~(hit & single[:slot])
-            single[:slot] |= hit
-        return parent.long(), length, second
+            chosen = nth_bit(free & below[slot], uniform[slot])
+            hit = bit.index_select(0, torch.where(chained[slot], before[slot], chosen, out=parent[slot]))
+            free &= ~(hit & single)
+            single |= hit
+        return parent, length, second
 
     def _by_depth(self, parent: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
         """Edges Int[edge, n] from the root down: `_breadth_first`, or with random ties."""
@@ -206,9 +204,9 @@ class PathfindingTask:
             return self._breadth_first(parent, label)
         depth = torch.zeros_like(parent)
         for slot in range(1, self.n_nodes):
-            depth[slot] = depth.gather(0, parent[slot : slot + 1])[0] + 1
+            depth[slot] = take(depth, parent[slot]) + 1
         noise = torch.randint(1 << 24, parent.shape, generator=generator, device=parent.device)
-        key = (depth << 48) | (noise.gather(0, parent) << 24) | noise
+        key = (depth.long() << 48) | (take(noise, parent) << 24) | noise
         return key[1:].T.argsort(1).T
 
     def _breadth_first(self, parent: Tensor, label: Tensor) -> Tensor:
@@ -219,14 +217,15 @@ class PathfindingTask:
         every node before those of the next depth.
         """
         nodes, n = parent.shape
-        name = label.gather(0, parent)
+        name = take(label, parent)
         least = label.new_full((self.n_labels, n), self.n_labels)
-        least.scatter_reduce_(0, name[1:], label[1:], "amin")
-        larger = label > least.gather(0, name)
-        key = torch.ones((nodes, n), dtype=torch.long, device=parent.device)
+        least.scatter_reduce_(0, name[1:].long(), label[1:], "amin")
+        larger = label > take(least, name)
+        key = torch.ones((nodes, n), dtype=key_type(nodes), device=parent.device)
+        above, flat = parent * n + torch.arange(n, dtype=parent.dtype, device=parent.device), key.view(-1)
         for slot in range(1, nodes):
-            key[slot] = 2 * key.gather(0, parent[slot : slot + 1])[0] + larger[slot]
-        return key[1:].T.argsort(1).T
+            torch.add(larger[slot], flat.index_select(0, above[slot]), alpha=2, out=key[slot])
+        return places_in_order(key[1:].T, nodes)
 
     def _write(self, source: Tensor, target: Tensor, path: Tensor, length: Tensor) -> Tensor:
         """Tokens from labels: source, target Int[n, edge], path Int[n, >= P+1] with x0 first."""
@@ -434,11 +433,6 @@ class PathfindingTask:
         right = base.predict(model, self, solved) == base.targets(self, solved)
         weights = self.weights(solved)
         return (right if weights is None else right | (weights == 0)).all(1)
-
-
-def _shuffles(n: int, size: int, options: dict) -> Tensor:
-    """Int[size, n]: n random orders of 0..size-1. Sorted along the rows, which is faster on a CPU."""
-    return torch.rand((n, size), **options).argsort(1).T.contiguous()
 
 
 @functools.lru_cache(maxsize=2)
