@@ -35,7 +35,7 @@ from mi_lab.studies.sorting.recipes import recipes as sorting
 CASES: dict[str, tuple[Recipe, int, tuple[float, float], int]] = {
     "addition": (arithmetic["paper"], 32, (12.0, 20.0), 1),
     "pathfinding": (pathfinding["waves"], 8, (7.0, 12.0), 1),
-    "sorting": (sorting["paper"], 64, (36.0, 50.0), 10),
+    "sorting": (sorting["paper"], 64, (36.0, 50.0), 40),
 }
 
 
@@ -99,7 +99,7 @@ def measure(name: str, rounds: int) -> tuple[list[dict[str, Any]], dict[str, Any
 
 
 def main() -> None:
-    args = arguments(__doc__, rounds=2)
+    args = arguments(__doc__, rounds=5)
     report_cases("The effect of every node, one at a time", CASES, measure, args, "transformer-lens")
 
 

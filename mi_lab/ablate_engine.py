@@ -251,11 +251,13 @@ class Engine:
         n = group.n_heads
         out = mid.new_empty(len(group.places), *mid.shape[1:])
         if n:
-            stop = mid.shape[0]
-            difference = values.z[layer, :, :stop] - clean.values.z[layer]
+            where = group.positions[:n]
+            low, high = min(where), max(where) + 1
+            difference = values.z[layer, :, low:high] - clean.values.z[layer, :, low:high]
             W_O = self.params[f"{layer}.W_O"].unflatten(0, (config.n_heads, config.d_head))
             rows = difference.permute(2, 1, 0, 3).flatten(1, 2)  # [head, pos*b, d_head]
-            added = (rows @ W_O).unflatten(1, (stop, -1))[group.heads[:n], group.positions[:n]]
+            every = (rows @ W_O).unflatten(1, (high - low, -1))
+            added = every[group.heads[:n], [p - low for p in where]]
             out[:n] = mlp_block(added.add_(mid[group.positions[:n]]), self.params, layer, config)
         if n < len(out):
             post = values.post[layer, :, group.positions[n:]].transpose(0, 1)

@@ -88,6 +88,24 @@ LONG = replace(
     decay_from=0.6, checkpoints=tuple(range(0, 28_000, 1000)),
     description="The paper's shape: every, gone on for 28,000 steps more, edges in every order.",
 )  # fmt: skip
+# What LONG still gets wrong is in random order, and on paths of 5 to 10 steps: three stages more. Random order alone,
+# then such paths alone, at a rate that falls to a third, then the paper's law again, until the rate is 0.
+SHUFFLED = replace(
+    LONG, name="shuffled", task=ManyGoals(PathfindingTask(order="random")), start=Grown((LONG,)), data=0x5EED08,
+    steps=7100, horizon=30_000, checkpoints=(0, 3000, 6000),
+    description="The paper's shape: long, gone on with edges in random order alone.",
+)  # fmt: skip
+MIDDLING = replace(
+    SHUFFLED, name="middling", task=ManyGoals(PathfindingTask(order="random", shortest=5, longest=10)),
+    start=Grown((SHUFFLED,)), data=0x5EED09, steps=14_000, horizon=14_000, decay_from=0.1, final_lr=0.35,
+    checkpoints=(*range(0, 14_000, 2000),),
+    description="The paper's shape: shuffled, gone on with paths of 5 to 10 steps alone.",
+)  # fmt: skip
+SETTLED = replace(
+    MIDDLING, name="settled", task=ManyGoals(PathfindingTask()), start=Grown((MIDDLING,)), data=0x5EED0A, lr=4e-4,
+    steps=7000, horizon=7000, final_lr=0.0, checkpoints=(*range(0, 7000, 1000),),
+    description="The paper's shape: middling, gone on with the paper's law until the rate is 0.",
+)  # fmt: skip
 # The control of MANY: the same weights go on with one goal to a tree, for as much time (a step takes two thirds of it).
 NOT_MANY = replace(
     MANY, name="not_many", task=PAPER.task, steps=3000,
@@ -195,6 +213,9 @@ _all = [
     NOT_MANY,
     EVERY,
     LONG,
+    SHUFFLED,
+    MIDDLING,
+    SETTLED,
     PLATEAU,
     *GROWTH,
     GROWN,
