@@ -259,7 +259,7 @@ KEPT_STEPS: dict[str, dict[int, tuple[int, ...]]] = {
 }
 # Recipes whose models are not (yet) published; `live` is trained in the chapter, the growing ones are not finished.
 UNPUBLISHED = (
-    "live", *(recipe.name for recipe in GROWTH), "grown", "not_grown",
+    "live", "shuffled", "middling", "settled", *(recipe.name for recipe in GROWTH), "grown", "not_grown",
     "middle_slow", "middle_fixed",
     "middle_ascending", "middle_random", "middle_backward", "middle_short", "middle_deep", "middle_long",
 )  # fmt: skip

@@ -9,7 +9,7 @@ from torch import Tensor
 from mi_lab.claims import Accept, Claim, Control
 from mi_lab.model import Transformer
 from mi_lab.studies.pathfinding import measure as m
-from mi_lab.studies.pathfinding.claims.common import OURS, Row, per_seed
+from mi_lab.studies.pathfinding.claims.common import OURS, Asked, Row, per_seed
 from mi_lab.studies.pathfinding.listing import relisted
 
 N = 1000  # trees of each path length
@@ -47,6 +47,11 @@ def _ordered(model: Transformer, *, other: bool = False) -> Row:
     return {"gain": row["goal first"] - row["root first"], **row, **found}
 
 
+def ordered(headline: str, *recipes: str, other: bool = False, twin: bool = False) -> Asked:
+    """How often the first step is right with a path's edges listed either way, for these recipes' models."""
+    return per_seed(recipes, lambda model: _ordered(model, other=other), headline, sample=SAMPLE, twin=twin)
+
+
 P24 = Claim(
     "P24",
     "In random order a path is hard to find that is listed from the root down",
@@ -56,13 +61,13 @@ P24 = Claim(
     "listed from the root down.",
     "not in the paper",
     Accept("first steps right more often by >= .1, mean over P = 3..6", lambda r: r["gain"] >= 0.1),
-    per_seed(LAW, _ordered, "gain", sample=SAMPLE),
+    ordered("gain", *LAW),
     (
         Control(
             "the edges on the other side of the root instead, deepest first and last",
-            per_seed(LAW, lambda model: _ordered(model, other=True), "gain", sample=SAMPLE),
+            ordered("gain", *LAW, other=True),
         ),
-        Control("untrained twin", per_seed(LAW[-1], _ordered, "gain", sample=SAMPLE, twin=True)),
+        Control("untrained twin", ordered("gain", LAW[-1], twin=True)),
     ),
     "Formed after seeing that `paper` is right more often on trees that happen to be listed so, and tried once on it "
     "and on `many` in mid-training, which goes on from it: two points of one run. Hard means that depth can't tell the "
@@ -76,12 +81,10 @@ P25 = Claim(
     "path is listed from the root down.",
     "not in the paper, whose law has no such trees",
     Accept("first steps right in >= .9 root first, mean over P = 3..6", lambda r: r["root first"] >= 0.9),
-    per_seed(BOTH, _ordered, "root first", sample=SAMPLE),
+    ordered("root first", BOTH),
     (
-        Control(
-            "the models trained on the paper's law", per_seed(LAW, _ordered, "root first", sample=SAMPLE)
-        ),
-        Control("untrained twin", per_seed(BOTH, _ordered, "root first", sample=SAMPLE, twin=True)),
+        Control("the models trained on the paper's law", ordered("root first", *LAW)),
+        Control("untrained twin", ordered("root first", BOTH, twin=True)),
     ),
     "Written down while `every` was in its first hundred steps. It also has more steps and a rate that falls to 0, "
     "which the control `many` has not: the order of the edges isn't the only difference.",
@@ -94,10 +97,10 @@ P35 = Claim(
     "the path is listed from the root down.",
     "not in the paper, whose law has no such trees",
     P25.accept,
-    per_seed(LONG, _ordered, "root first", sample=SAMPLE),
+    ordered("root first", LONG),
     (
-        Control("the model it went on from", per_seed(BOTH, _ordered, "root first", sample=SAMPLE)),
-        Control("untrained twin", per_seed(LONG, _ordered, "root first", sample=SAMPLE, twin=True)),
+        Control("the model it went on from", ordered("root first", BOTH)),
+        Control("untrained twin", ordered("root first", LONG, twin=True)),
     ),
     "P25's question and bar, put to `long` after seeing, at step 20,428, that it found .96 of whole forward trees and "
     ".85 of random ones, and before this was measured. One run.",

@@ -180,7 +180,8 @@ def _late(recipe: str, seed: int, order: str, number: int, *, twin: bool = False
     return row
 
 
-def _after(order: str, number: int, name: str, headline: str, *, twin: bool = False) -> Asked:
+def after_late(order: str, number: int, name: str, headline: str, *, twin: bool = False) -> Asked:
+    """What is left of the first step with donors for the edges' tokens after layer 2, by the names they share."""
     return by_model(
         lambda name, seed: where_right(_late(name, seed, order, number, twin=twin)), headline,
         sample=f"{N} {order} trees with the other side as deep, P >= 3; a donor for every edge, after L{LATE}",
@@ -203,7 +204,7 @@ def must_fail(
 
 
 LATE = 2
-BELOW = _after("backward", 22, "paper", "memory down")
+BELOW = after_late("backward", 22, "paper", "memory down")
 P22 = Claim(
     "P22",
     "Full size: after the third layer edges carry what lies below them",
@@ -217,12 +218,12 @@ P22 = Claim(
         lambda r: right(r) and r["memory down"] >= 0.85 and max(r["memory up"], r["memory edge"]) <= 0.70,
     ),
     BELOW,
-    must_fail(BELOW, _after("backward", 22, "paper", "memory down", twin=True)),
+    must_fail(BELOW, after_late("backward", 22, "paper", "memory down", twin=True)),
     "Formed after seeing 40 other trees by layer. P17 asks for every layer and fails at this model: its first two "
     "layers hold more than names of descendants. With everything renamed, .64 survives: the root token has read part "
     "of the tree by then, and renamed edges say nothing against it. One seed, backward order.",
 )
-ABOVE = _after("forward", 26, "every", "memory up")
+ABOVE = after_late("forward", 26, "every", "memory up")
 P26 = Claim(
     "P26",
     "Full size: in forward order edges carry what lies above them",
@@ -237,7 +238,7 @@ P26 = Claim(
         lambda r: right(r) and r["memory up"] >= 0.85 and max(r["memory down"], r["memory edge"]) <= 0.70,
     ),
     ABOVE,
-    must_fail(ABOVE, _after("forward", 26, "every", "memory up", twin=True)),
+    must_fail(ABOVE, after_late("forward", 26, "every", "memory up", twin=True)),
     "Written down before the model was trained to its end: in forward order nothing below an edge stands before it, so "
     "the edge can't know it. What is open is whether it gathers what lies above, and in which layer: P22's was taken.",
 )
@@ -252,6 +253,6 @@ P36 = Claim(
     "not in the paper",
     P26.accept,
     LONG_ABOVE,
-    must_fail(LONG_ABOVE, _after("forward", 26, "long", "memory up", twin=True)),
+    must_fail(LONG_ABOVE, after_late("forward", 26, "long", "memory up", twin=True)),
     "P26's question, bar and trees, put to `long` before it was trained to its end. One run.",
 )

@@ -11,7 +11,7 @@ from mi_lab.claims import Accept, Claim, Control, Measurement
 from mi_lab.model import Transformer
 from mi_lab.studies.pathfinding import baselines
 from mi_lab.studies.pathfinding import measure as m
-from mi_lab.studies.pathfinding.claims.common import CODE, OURS, Row, per_seed, table
+from mi_lab.studies.pathfinding.claims.common import CODE, OURS, Asked, Row, per_seed, table
 from mi_lab.studies.pathfinding.recipes import recipes
 
 ORDERS = ("backward", "random", "forward")
@@ -38,6 +38,14 @@ def _solved(model: Transformer, *, share: int = 1) -> Row:
         "branches": sum(a.branch for a in trained) / 2,
         **{f"P{p + 1}": x for p, x in enumerate(lengths)},
     }
+
+
+def solved(recipe: str, *, share: int = 1, twin: bool = False) -> Asked:
+    """P1's measure for one recipe's models."""
+    sample = (
+        "5,000 backward, 5,000 random, 2,000 forward trees; P = 7: 2,000" if share == 1 else "a fifth of them"
+    )
+    return per_seed(recipe, lambda model: _solved(model, share=share), "exact", sample=sample, twin=twin)
 
 
 def _policies(fast: bool) -> Measurement:
@@ -93,17 +101,10 @@ P1 = Claim(
             and r["hard_first_step_7"] >= 0.95
         ),
     ),
-    per_seed(
-        "paper", _solved, "exact", sample="5,000 backward, 5,000 random, 2,000 forward trees; P = 7: 2,000"
-    ),
+    solved("paper"),
     (
         Control("policies that do not search", _policies),
-        Control(
-            "untrained twin",
-            per_seed(
-                "paper", lambda model: _solved(model, share=5), "exact", sample="a fifth of them", twin=True
-            ),
-        ),
+        Control("untrained twin", solved("paper", share=5, twin=True)),
     ),
     "Five levels of chaining plus 'enter the deeper subtree' are right on 98.7 % of trees: overall accuracy "
     "hardly tests what happens beyond five levels; the hard stratum at P = 7 does.",

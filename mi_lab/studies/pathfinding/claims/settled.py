@@ -1,0 +1,105 @@
+"""P40..P43: the full-size model that went on longest: is the task solved, and by which road?
+
+Written down on 30 November while the second of its three stages was in its first thousand steps.
+"""
+
+from __future__ import annotations
+
+from mi_lab.claims import Accept, Claim, Control
+from mi_lab.studies.pathfinding import measure as m
+from mi_lab.studies.pathfinding.circuit import untrained_twin
+from mi_lab.studies.pathfinding.claims.common import OURS, Asked, Row, by_model
+from mi_lab.studies.pathfinding.claims.order import LONG, P35, ordered
+from mi_lab.studies.pathfinding.claims.roads import BELOW, P22, after_late, must_fail
+from mi_lab.studies.pathfinding.claims.solved import P1, solved
+
+SETTLED = "settled"
+N = 2000
+WRITTEN = "Written down while the stage before the last was in its first thousand steps. One run"
+
+
+def _heads(recipe: str, seed: int, *, twin: bool = False) -> Row:
+    """Deduction scores of the first three layers that can have them, and whole paths right."""
+    model = m.model(recipe, seed)
+    model = untrained_twin(model, seed) if twin else model
+    some = m.trees(m.task_of(recipe, order="backward"), N)
+    found = m.deduction(model, some.where(some.truth["length"] >= 2))
+    return {
+        "exact": float(m.exact(model, some).float().mean()),
+        "D1": found[0],
+        "D2": found[1],
+        "D3": found[2],
+    }
+
+
+def heads(recipe: str, *, twin: bool = False) -> Asked:
+    """The measure of P43 for one recipe's models."""
+    return by_model(
+        lambda name, seed: _heads(name, seed, twin=twin),
+        "exact",
+        sample=f"{N:,} backward trees, heads at P >= 2",
+    ).of(recipe)
+
+
+P40 = Claim(
+    "P40",
+    "Three stages more, and the full-size model solves the task",
+    OURS,
+    "The full-size model that went on from `long` with edges in random order, then with the paths of middling length, "
+    "then with the paper's law again, writes the whole path and its stop for trees it never saw.",
+    P1.reported,
+    P1.accept,
+    solved(SETTLED),
+    (
+        Control("the model it went on from", solved(LONG, share=5)),
+        Control("untrained twin", solved(SETTLED, share=5, twin=True)),
+    ),
+    f"P1's question and bar. {WRITTEN}. Unlike the paper's model, it has been shown forward trees, by `every` and "
+    "`long`, which it goes on from; many goals to a tree and a loss at every layer are ours too.",
+)
+P41 = Claim(
+    "P41",
+    "It finds paths that are listed from the root down",
+    OURS,
+    "The full-size model that went on longest finds the first step in random order also where the path is listed from "
+    "the root down.",
+    P35.reported,
+    P35.accept,
+    ordered("root first", SETTLED),
+    (
+        Control("the model it went on from", ordered("root first", LONG)),
+        Control("untrained twin", ordered("root first", SETTLED, twin=True)),
+    ),
+    f"P35's question and bar. {WRITTEN}.",
+)
+P42 = Claim(
+    "P42",
+    "After its third layer edges carry what lies below them, in backward order",
+    OURS,
+    "In backward order, after layer 2 of the full-size model that went on longest, donors for the edges' tokens serve "
+    "if they share the names of an edge's descendants, and not if they share those of its ancestors or of the edge "
+    "alone.",
+    P22.reported,
+    P22.accept,
+    BELOW.of(SETTLED),
+    must_fail(BELOW.of(SETTLED), after_late("backward", 22, SETTLED, "memory down", twin=True)),
+    f"P22's question, bar and trees. {WRITTEN}; `long`, which it goes on from, had been seen to do so.",
+)
+P43 = Claim(
+    "P43",
+    "It has no deduction heads",
+    OURS,
+    "The full-size model that went on longest solves the backward order without a head that climbs one level a layer "
+    "from the goal.",
+    "the paper's model has them in L1, L2 and L3",
+    Accept(
+        "exact >= .98 (backward order, P1's bar), D_1, D_2 and D_3 <= .2 at P >= 2",
+        lambda r: r["exact"] >= 0.98 and max(r["D1"], r["D2"], r["D3"]) <= 0.2,
+    ),
+    heads(SETTLED),
+    (
+        Control("untrained twin", heads(SETTLED, twin=True)),
+        Control("models that were shown the climb, on their trees of 10 nodes (`unaided`)", heads("unaided")),
+    ),
+    f"P15's question at full size. {WRITTEN}; `long` had been seen to have none.",
+)
