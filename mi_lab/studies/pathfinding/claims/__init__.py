@@ -9,14 +9,14 @@ from mi_lab.claims import Claim
 from mi_lab.studies.pathfinding.claims.deep import P21, P23
 from mi_lab.studies.pathfinding.claims.delivery import P20
 from mi_lab.studies.pathfinding.claims.depth import P8B
-from mi_lab.studies.pathfinding.claims.edges import P37, P38, P39
+from mi_lab.studies.pathfinding.claims.edges import P22, P26, P36, P37, P38, P39
 from mi_lab.studies.pathfinding.claims.heads import P4, P5, P9, P15, P16
 from mi_lab.studies.pathfinding.claims.lesson import P27, P28, P29, P30, P31, P32, P33, P34
 from mi_lab.studies.pathfinding.claims.lookahead import P12
 from mi_lab.studies.pathfinding.claims.order import P24, P25, P35
 from mi_lab.studies.pathfinding.claims.probes import P2, P3
 from mi_lab.studies.pathfinding.claims.registers import P8, P10
-from mi_lab.studies.pathfinding.claims.roads import P17, P17B, P17C, P22, P26, P36
+from mi_lab.studies.pathfinding.claims.roads import P17, P17B, P17C
 from mi_lab.studies.pathfinding.claims.scrubbing import P7, P11
 from mi_lab.studies.pathfinding.claims.solved import P1, P1B, P1C, P1D, P14
 from mi_lab.studies.pathfinding.claims.stream import P6, P13

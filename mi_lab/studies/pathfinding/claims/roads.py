@@ -1,4 +1,4 @@
-"""P17, P22, P26, P36: which algorithm? Hypotheses about what edges and the root token carry, run on every model.
+"""P17, P17B, P17C: which algorithm? Hypotheses about what edges and the root token carry, run on every model.
 
 Forward reachability (edges gather what lies below them), pointer jumping (edges gather what lies
 above) and chaining (edges hold only themselves) are told apart by renaming nodes, see
@@ -168,26 +168,6 @@ P17C = Claim(
 )
 
 
-@functools.lru_cache(maxsize=8)
-@shared
-def _late(recipe: str, seed: int, order: str, number: int, *, twin: bool = False) -> Row:
-    """As `roads`, on other trees and after layer LATE alone."""
-    args, generator = asked(recipe, seed, order, twin=twin, trees=number, draw=number)
-    row: Row = {}
-    for name, direction, k in HYPOTHESES:
-        (found,) = memory_test(*args, [LATE], direction, k, generator=generator)
-        row[f"memory {name}"], row["clean, correct"] = found.recovered, found.clean_correct
-    return row
-
-
-def after_late(order: str, number: int, name: str, headline: str, *, twin: bool = False) -> Asked:
-    """What is left of the first step with donors for the edges' tokens after layer 2, by the names they share."""
-    return by_model(
-        lambda name, seed: where_right(_late(name, seed, order, number, twin=twin)), headline,
-        sample=f"{N} {order} trees with the other side as deep, P >= 3; a donor for every edge, after L{LATE}",
-    ).of(name)  # fmt: skip
-
-
 def must_fail(
     measure: Asked,
     twin: Asked,
@@ -201,58 +181,3 @@ def must_fail(
         Control("everything renamed", exchanged(measure, renamed)),
         Control("untrained twin", twin),
     )
-
-
-LATE = 2
-BELOW = after_late("backward", 22, "paper", "memory down")
-P22 = Claim(
-    "P22",
-    "Full size: after the third layer edges carry what lies below them",
-    OURS,
-    "In backward order, after layer 2 of the full-size model, donors for the edges' tokens serve if they share the "
-    "names of an edge's descendants, and not if they share those of its ancestors or of the edge alone.",
-    "not in the paper, whose model climbs from the goal",
-    Accept(
-        "the model is right on >= .8 of these trees; descendants recover >= .85 of the first step's logit difference, "
-        "ancestors and the edge alone <= .70",
-        lambda r: right(r) and r["memory down"] >= 0.85 and max(r["memory up"], r["memory edge"]) <= 0.70,
-    ),
-    BELOW,
-    must_fail(BELOW, after_late("backward", 22, "paper", "memory down", twin=True)),
-    "Formed after seeing 40 other trees by layer. P17 asks for every layer and fails at this model: its first two "
-    "layers hold more than names of descendants. With everything renamed, .64 survives: the root token has read part "
-    "of the tree by then, and renamed edges say nothing against it. One seed, backward order.",
-)
-ABOVE = after_late("forward", 26, "every", "memory up")
-P26 = Claim(
-    "P26",
-    "Full size: in forward order edges carry what lies above them",
-    OURS,
-    "In forward order, after layer 2 of the full-size model that has read such trees, donors for the edges' tokens "
-    "serve if they share the names of an edge's ancestors, and not if they share those of its descendants or of "
-    "the edge alone.",
-    "not in the paper",
-    Accept(
-        "the model is right on >= .8 of these trees; ancestors recover >= .85 of the first step's logit difference, "
-        "descendants and the edge alone <= .70",
-        lambda r: right(r) and r["memory up"] >= 0.85 and max(r["memory down"], r["memory edge"]) <= 0.70,
-    ),
-    ABOVE,
-    must_fail(ABOVE, after_late("forward", 26, "every", "memory up", twin=True)),
-    "Written down before the model was trained to its end: in forward order nothing below an edge stands before it, so "
-    "the edge can't know it. What is open is whether it gathers what lies above, and in which layer: P22's was taken.",
-)
-LONG_ABOVE = ABOVE.of("long")
-P36 = Claim(
-    "P36",
-    "Full size, trained for long: in forward order edges carry what lies above them",
-    OURS,
-    "In forward order, after layer 2 of the full-size model that has read such trees for 28,000 steps more, donors "
-    "for the edges' tokens serve if they share the names of an edge's ancestors, and not if they share those of its "
-    "descendants or of the edge alone.",
-    "not in the paper",
-    P26.accept,
-    LONG_ABOVE,
-    must_fail(LONG_ABOVE, after_late("forward", 26, "long", "memory up", twin=True)),
-    "P26's question, bar and trees, put to `long` before it was trained to its end. One run.",
-)

@@ -9,8 +9,9 @@ from mi_lab.claims import Accept, Claim, Control
 from mi_lab.studies.pathfinding import measure as m
 from mi_lab.studies.pathfinding.circuit import untrained_twin
 from mi_lab.studies.pathfinding.claims.common import OURS, Asked, Row, by_model
+from mi_lab.studies.pathfinding.claims.edges import BELOW, P22, after_third
 from mi_lab.studies.pathfinding.claims.order import LONG, P35, ordered
-from mi_lab.studies.pathfinding.claims.roads import BELOW, P22, after_late, must_fail
+from mi_lab.studies.pathfinding.claims.roads import must_fail
 from mi_lab.studies.pathfinding.claims.solved import P1, solved
 
 SETTLED = "settled"
@@ -82,7 +83,7 @@ P42 = Claim(
     P22.reported,
     P22.accept,
     BELOW.of(SETTLED),
-    must_fail(BELOW.of(SETTLED), after_late("backward", 22, SETTLED, "memory down", twin=True)),
+    must_fail(BELOW.of(SETTLED), after_third("backward", 22, SETTLED, "down", twin=True)),
     f"P22's question, bar and trees. {WRITTEN}; `long`, which it goes on from, had been seen to do so.",
 )
 P43 = Claim(
