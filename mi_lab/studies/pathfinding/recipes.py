@@ -103,7 +103,7 @@ MIDDLING = replace(
 )  # fmt: skip
 SETTLED = replace(
     MIDDLING, name="settled", task=ManyGoals(PathfindingTask()), start=Grown((MIDDLING,)), data=0x5EED0A, lr=4e-4,
-    steps=7000, horizon=7000, final_lr=0.0, checkpoints=(*range(0, 7000, 1000),),
+    steps=9000, horizon=9000, final_lr=0.0, checkpoints=(*range(0, 9000, 1000),),
     description="The paper's shape: middling, gone on with the paper's law until the rate is 0.",
 )  # fmt: skip
 # The control of MANY: the same weights go on with one goal to a tree, for as much time (a step takes two thirds of it).
