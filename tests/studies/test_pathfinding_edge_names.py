@@ -41,6 +41,8 @@ def test_every_set_is_what_it_says(some):
         "siblings": edge_names.siblings(task, tokens),
         "tops": edge_names.tops(task, tokens, truth),
         "neighbour": edge_names.neighbour(task, tokens),
+        "fragment": edge_names.fragment(task, tokens),
+        "line": edge_names.line(task, tokens),
     }
     found = {name: sets(value) for name, value in found.items()}
     for i, edges in enumerate(listed(some)):
@@ -58,6 +60,18 @@ def test_every_set_is_what_it_says(some):
             assert found["siblings"][i][k] == {a, b} | {d for c, d in edges if c == a}
             assert found["tops"][i][k] == {a, b} | {d for c, d in edges if c == root}
             assert found["neighbour"][i][k] == {a, b} | (set(edges[k - 1]) if k else set())
+            so_far = {d: c for c, d in edges[: k + 1]}
+
+            def above(node, so_far=so_far):
+                return {node} | (above(so_far[node]) if node in so_far else set())
+
+            below = {node for node in (*so_far, *so_far.values()) if b in above(node)}
+            assert found["line"][i][k] == above(a) | {b} | below
+            piece = {a, b}
+            for _ in edges:  # until nothing is added
+                piece |= {node for c, d in edges[: k + 1] if {c, d} & piece for node in (c, d)}
+            assert found["fragment"][i][k] == piece
+            assert found["line"][i][k] <= piece
 
 
 def test_the_controls_are_of_the_right_kind_and_size(some):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mi_lab.studies.pathfinding.roads import ends, relatives
+from mi_lab.studies.pathfinding.roads import ancestors_within, descendants_within, ends, relatives
 from mi_lab.studies.pathfinding.task import PathfindingTask
 
 
@@ -60,6 +60,33 @@ def earlier(task: PathfindingTask, tokens: Tensor, *, generator: torch.Generator
     other = (torch.rand(n, edges, generator=generator) * (torch.arange(edges) - 1)).long().clamp(min=0)
     taken = own.gather(1, other[:, :, None].expand_as(own))
     return own | (taken & (torch.arange(edges) > 1)[:, None])
+
+
+def fragment(task: PathfindingTask, tokens: Tensor) -> Tensor:
+    """The edge and every node that the edges listed up to here tie to it: its piece of the tree so far."""
+    source, target = (end.unsqueeze(-1) for end in ends(task, tokens))
+    piece = (
+        torch.arange(task.n_labels).expand(len(tokens), -1).clone()
+    )  # of every node: the smallest node in it
+    out = []
+    for edge in range(task.n_edges):
+        one, other = piece.gather(1, source[:, edge]), piece.gather(1, target[:, edge])
+        joined = torch.minimum(one, other)
+        piece = torch.where((piece == one) | (piece == other), joined, piece)
+        out.append(piece == joined)
+    return torch.stack(out, 1)
+
+
+def line(task: PathfindingTask, tokens: Tensor) -> Tensor:
+    """The edge, and what lies above and below it by way of edges listed up to here."""
+    source, target = ends(task, tokens)
+    parent = torch.full((len(tokens), task.n_labels), -1)
+    out = []
+    for edge in range(task.n_edges):
+        a, b = source[:, edge, None], target[:, edge, None]
+        parent = parent.scatter(1, b, a)
+        out.append(ancestors_within(parent, a, task.n_labels) | descendants_within(parent, b, task.n_labels))
+    return torch.cat(out, 1)
 
 
 def as_many(task: PathfindingTask, tokens: Tensor, names: Tensor, *, generator: torch.Generator) -> Tensor:

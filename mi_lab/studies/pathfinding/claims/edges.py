@@ -71,7 +71,27 @@ def third(
     return beside | {"both": beside["up"] | beside["down"], "nothing": nothing}
 
 
-SETS: dict[str, Sets] = {"first": first, "second": second, "third": third, "forward": forward}
+def random(
+    task: PathfindingTask, tokens: Tensor, truth: Mapping[str, Tensor], g: torch.Generator
+) -> dict[str, Tensor]:
+    """P44, P45: the piece of the tree that the edges listed so far make, its line alone, and as many other names."""
+    fragment = edge_names.fragment(task, tokens)
+    more = {
+        "fragment": fragment,
+        "line": edge_names.line(task, tokens),
+        "as many": edge_names.as_many(task, tokens, fragment, generator=g),
+        "neighbour": edge_names.neighbour(task, tokens),
+    }
+    return more | _beside(task, tokens, truth)
+
+
+SETS: dict[str, Sets] = {
+    "first": first,
+    "second": second,
+    "third": third,
+    "forward": forward,
+    "random": random,
+}
 
 
 @functools.lru_cache(maxsize=8)
@@ -93,9 +113,10 @@ def held(
     return row
 
 
-def _after(
+def after(
     layer: int, order: str, number: int, sets: str, recipe: str, headline: str, *, twin: bool = False
 ) -> Asked:
+    """What is left of the first step with donors for the edges' tokens after a layer, by the names they share."""
     return by_model(
         lambda name, seed: where_right(held(name, seed, order, layer, number, sets, twin=twin)),
         f"memory {headline}",
@@ -105,17 +126,18 @@ def _after(
 
 def after_third(order: str, number: int, recipe: str, headline: str, *, twin: bool = False) -> Asked:
     """What is left of the first step with donors for the edges' tokens after layer 2, by the relatives they share."""
-    return _after(2, order, number, "third", recipe, headline, twin=twin)
+    return after(2, order, number, "third", recipe, headline, twin=twin)
 
 
-def _controls(measure: Asked, twin: Asked, headline: str, other: str, text: str) -> tuple[Control, ...]:
+def controls(measure: Asked, twin: Asked, headline: str, other: str, text: str) -> tuple[Control, ...]:
+    """What must fail: another set's numbers in the headline's place, everything renamed, an untrained twin."""
     return must_fail(measure, twin, text, {headline: other, other: headline}, {headline: "nothing"})
 
 
-def _told_apart(headline: str, least: float, *others: str) -> Callable[[Row], bool]:
-    """Right on these trees, enough left with the headline's names, and at most .70 with each of the others."""
+def told_apart(headline: str, least: float, *others: str, most: float = 0.70) -> Callable[[Row], bool]:
+    """Right on these trees, enough left with the headline's names, and at most `most` with each of the others."""
     return lambda r: (
-        right(r) and r[f"memory {headline}"] >= least and max(r[f"memory {x}"] for x in others) <= 0.70
+        right(r) and r[f"memory {headline}"] >= least and max(r[f"memory {x}"] for x in others) <= most
     )
 
 
@@ -172,7 +194,7 @@ P36 = Claim(
     "P26's question, bar and trees, put to `long` before it was trained to its end. One run.",
 )
 FIRST, SECOND, FORWARD = (
-    functools.partial(_after, *how)
+    functools.partial(after, *how)
     for how in (
         (0, "backward", 37, "first", "paper", "neighbour"),
         (1, "backward", 38, "second", "paper", "family"),
@@ -191,10 +213,10 @@ P37 = Claim(
     Accept(
         "the model is right on >= .8 of these trees; the edge before recovers >= .9 of the first step's logit "
         "difference; the edge alone, ancestors, descendants and another earlier edge <= .70 each",
-        _told_apart("neighbour", 0.9, "edge", "up", "down", "earlier"),
+        told_apart("neighbour", 0.9, "edge", "up", "down", "earlier"),
     ),
     FIRST(),
-    _controls(FIRST(), FIRST(twin=True), "neighbour", "earlier", "another earlier edge in its place"),
+    controls(FIRST(), FIRST(twin=True), "neighbour", "earlier", "another earlier edge in its place"),
     f"{SEEN}, backward order, where a parent's edge often stands right behind that of its child.",
 )
 P38 = Claim(
@@ -208,10 +230,10 @@ P38 = Claim(
     Accept(
         "the model is right on >= .8 of these trees; descendants and sibling recover >= .85 of the first step's logit "
         "difference; ancestors, the edge before, the edge alone and as many other names <= .70 each",
-        _told_apart("family", 0.85, "edge", "up", "neighbour", "as many"),
+        told_apart("family", 0.85, "edge", "up", "neighbour", "as many"),
     ),
     SECOND(),
-    _controls(SECOND(), SECOND(twin=True), "family", "as many", "as many other names in their place"),
+    controls(SECOND(), SECOND(twin=True), "family", "as many", "as many other names in their place"),
     f"{SEEN}, backward order. Descendants without the sibling stand in the row; P22 is about the layer after.",
 )
 P39 = Claim(
@@ -225,10 +247,10 @@ P39 = Claim(
     Accept(
         "the model is right on >= .8 of these trees; the root's children recover >= .8 of the first step's logit "
         "difference; ancestors, descendants, the edge alone and as many other names <= .70 each",
-        _told_apart("tops", 0.8, "edge", "up", "down", "as many"),
+        told_apart("tops", 0.8, "edge", "up", "down", "as many"),
     ),
     FORWARD(),
-    _controls(FORWARD(), FORWARD(twin=True), "tops", "as many", "as many other names in their place"),
+    controls(FORWARD(), FORWARD(twin=True), "tops", "as many", "as many other names in their place"),
     f"{SEEN}. It is asked where P36 was: with everything renamed .65 is left there already, so the test is about the "
     "rest.",
 )

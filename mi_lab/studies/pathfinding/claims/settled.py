@@ -1,6 +1,7 @@
-"""P40..P43: the full-size model that went on longest: is the task solved, and by which road?
+"""P40..P45: the full-size model that went on longest: is the task solved, and by which road?
 
-Written down on 30 November while the second of its three stages was in its first thousand steps.
+P40 to P43 were written down on 30 November while the second of its three stages was in its first thousand
+steps, P44 and P45 in the middle of it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from mi_lab.claims import Accept, Claim, Control
 from mi_lab.studies.pathfinding import measure as m
 from mi_lab.studies.pathfinding.circuit import untrained_twin
 from mi_lab.studies.pathfinding.claims.common import OURS, Asked, Row, by_model
-from mi_lab.studies.pathfinding.claims.edges import BELOW, P22, after_third
+from mi_lab.studies.pathfinding.claims.edges import BELOW, P22, after, after_third, controls, told_apart
 from mi_lab.studies.pathfinding.claims.order import LONG, P35, ordered
-from mi_lab.studies.pathfinding.claims.roads import must_fail
+from mi_lab.studies.pathfinding.claims.roads import must_fail, right
 from mi_lab.studies.pathfinding.claims.solved import P1, solved
 
 SETTLED = "settled"
@@ -103,4 +104,50 @@ P43 = Claim(
         Control("models that were shown the climb, on their trees of 10 nodes (`unaided`)", heads("unaided")),
     ),
     f"P15's question at full size. {WRITTEN}; `long` had been seen to have none.",
+)
+SEEN = (
+    "Formed on 60 other trees and an earlier model: `middling` at step 4,000, with some twenty-five sets of names, "
+    "before `settled` was begun. One run"
+)
+P44 = Claim(
+    "P44",
+    "In random order an edge carries the piece of the tree that is listed so far",
+    OURS,
+    "In random order, after layer 1, donors for the edges' tokens serve if they share the names of all nodes that the "
+    "edges listed up to there tie to an edge, and not if they share only those above and below it among them, all its "
+    "ancestors, all its descendants, the edge listed before it, or as many other nodes.",
+    "not in the paper",
+    Accept(
+        "the model is right on >= .8 of these trees; the piece recovers >= .7 of the first step's logit difference; "
+        "the edge alone, ancestors, descendants, the line so far, the edge before and as many other names <= .6 each",
+        told_apart("fragment", 0.7, "edge", "up", "down", "line", "neighbour", "as many", most=0.6),
+    ),
+    after(1, "random", 44, "random", SETTLED, "fragment"),
+    controls(
+        after(1, "random", 44, "random", SETTLED, "fragment"),
+        after(1, "random", 44, "random", SETTLED, "fragment", twin=True),
+        "fragment",
+        "as many",
+        "as many other names in its place",
+    ),
+    f"{SEEN}. A piece has 5.4 names on average, of 10.7 that an edge could know. .7 is no more than most of it.",
+)
+P45 = Claim(
+    "P45",
+    "In random order nothing in the edges is needed any more after the fourth layer",
+    OURS,
+    "In random order, after layer 3, all nodes in the edges' tokens can be renamed, and the first step stays as it "
+    "was: by then the tokens behind the edges have read what they need.",
+    "not in the paper",
+    Accept(
+        "the model is right on >= .8 of these trees; with everything renamed >= .9 of the first step's logit "
+        "difference is left",
+        lambda r: right(r) and r["memory nothing"] >= 0.9,
+    ),
+    after(3, "random", 45, "random", SETTLED, "nothing"),
+    (
+        Control("two layers earlier", after(1, "random", 45, "random", SETTLED, "nothing")),
+        Control("untrained twin", after(3, "random", 45, "random", SETTLED, "nothing", twin=True)),
+    ),
+    f"{SEEN}. It doesn't say which of the tokens behind the edges holds what.",
 )
