@@ -1,7 +1,7 @@
 """P40..P45: the full-size model that went on longest: is the task solved, and by which road?
 
-P40 to P43 were written down on 30 November while the second of its three stages was in its first thousand
-steps, P44 and P45 in the middle of it.
+P40 to P43 were written down on 30 November while the second of its four stages was in its first thousand
+steps, P44 and P45 in the middle of it. (The last stage was split in two towards the end of it.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mi_lab.studies.pathfinding.claims.solved import P1, solved
 
 SETTLED = "settled"
 N = 2000
-WRITTEN = "Written down while the stage before the last was in its first thousand steps. One run"
+WRITTEN = "Written down while the second of its four stages was in its first thousand steps. One run"
 
 
 def _heads(recipe: str, seed: int, *, twin: bool = False) -> Row:
@@ -45,7 +45,7 @@ def heads(recipe: str, *, twin: bool = False) -> Asked:
 
 P40 = Claim(
     "P40",
-    "Three stages more, and the full-size model solves the task",
+    "Gone on in four stages, the full-size model solves the task",
     OURS,
     "The full-size model that went on from `long` with edges in random order, then with the paths of middling length, "
     "then with the paper's law again, writes the whole path and its stop for trees it never saw.",
@@ -72,7 +72,7 @@ P41 = Claim(
         Control("the model it went on from", ordered("root first", LONG)),
         Control("untrained twin", ordered("root first", SETTLED, twin=True)),
     ),
-    f"P35's question and bar. {WRITTEN}.",
+    f"P35's question and bar. {WRITTEN}; the stage's model was looked at in between, at step 10,000: .93.",
 )
 P42 = Claim(
     "P42",
