@@ -15,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
+import yaml
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from jupyter_cache.cache.main import JupyterCacheBase
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 
-SECONDS_PER_CELL = 900  # as in _config.yml
+CONFIG = Path(__file__).parents[1] / "_config.yml"
 MOST_AT_ONCE = 4  # a chapter's kernel takes about 1 GiB
 
 
@@ -32,8 +33,9 @@ def length(path: Path) -> int:
 def execute(path: Path) -> tuple[nbformat.NotebookNode, ExecutionResult]:
     """Run one notebook in its own folder; the outputs are written into the notebook that is returned."""
     notebook = nbformat.read(path, as_version=4)
+    seconds = yaml.safe_load(CONFIG.read_text())["execute"]["timeout"]  # for a cell
     result = single_nb_execution(
-        notebook, cwd=str(path.parent), timeout=SECONDS_PER_CELL, allow_errors=False,
+        notebook, cwd=str(path.parent), timeout=seconds, allow_errors=False,
         extra_arguments=["--log-level=ERROR"],  # the kernel's; its warnings are about how it is run, not what it runs
     )  # fmt: skip
     return notebook, result

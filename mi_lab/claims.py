@@ -224,18 +224,6 @@ def outcome(passed: int, units: int, quorum: float, *, control: float = 0.0) -> 
     return "seed-dependent" if passed / units > control + 1e-9 else "not reproduced"
 
 
-def verify_all(
-    claims: Iterable[Claim], *, fast: bool = False, on_verdict: Callable[[Verdict], None] | None = None
-) -> list[Verdict]:
-    """`verify` each claim, in order, calling `on_verdict` as each is done."""
-    out = []
-    for claim in claims:
-        out.append(verify(claim, fast=fast))
-        if on_verdict is not None:
-            on_verdict(out[-1])
-    return out
-
-
 def write_ledger(path: Path | str, verdicts: Mapping[str, Sequence[Verdict]], *, command: str) -> None:
     """Verdicts of one or more studies as JSON, with the command and versions that made them."""
     ledger = {

@@ -20,7 +20,6 @@ from mi_lab.claims import (
     outcome,
     read_ledger,
     verify,
-    verify_all,
     write_ledger,
 )
 from mi_lab.metrics import Interval, bootstrap
@@ -173,13 +172,6 @@ def test_verifying_twice_gives_the_same_verdict():
     assert replace(verify(one), seconds=0) == replace(verify(one), seconds=0)
 
 
-def test_verify_all_keeps_the_order_and_reports_each_verdict():
-    seen: list[str] = []
-    claims = [replace(claim(1.0), id=name) for name in ("T3", "T1", "T2")]
-    found = verify_all(claims, on_verdict=lambda v: seen.append(v.id))
-    assert [v.id for v in found] == seen == ["T3", "T1", "T2"]
-
-
 def test_a_verdict_survives_json():
     sources = {"sorting/paper": "ab12"}
     details = {"curve": [[0, 1.5]]}
@@ -191,7 +183,7 @@ def test_a_verdict_survives_json():
 
 def test_a_ledger_reads_back_and_says_what_made_it(tmp_path: Path):
     untestable = Claim("T2", "t", "s", "s", "r", POSITIVE, None, limits="why")
-    verdicts = {"sorting": verify_all([claim(1.0, -2.0), untestable])}
+    verdicts = {"sorting": [verify(one) for one in (claim(1.0, -2.0), untestable)]}
     path = tmp_path / "deep" / "ledger.json"
     write_ledger(path, verdicts, command="mi-lab claims sorting")
     assert read_ledger(path) == verdicts
