@@ -289,10 +289,12 @@ class Engine:
             where, at, column = new.get(layer - 1, ([], None, None))  # 3
             olds = [None] * 3 if live is None else heads(live, self.params, layer, config, begin - p)
             news = [None] * 3 if column is None else heads(column, self.params, layer, config)
+            # a block stands before `begin` as a whole, or from there on
+            there = None if at is None or begin > p else at - begin
             q, k, v = (
-                _joined(x[:, :, cut - first :], live_from - cut, old, new_, None if at is None else at - cut)
-                for x, old, new_, cut, first, live_from in zip(
-                    clean.qkv[layer], olds, news, (begin, 0, 0), (start, 0, 0), (begin, p, p)
+                _joined(x[:, :, cut - first :], live_from - cut, old, own, place)
+                for x, old, own, cut, first, live_from, place in zip(
+                    clean.qkv[layer], olds, news, (begin, 0, 0), (start, 0, 0), (begin, p, p), (there, at, at)
                 )
             )
             mid = project(attention(q, k, v, begin), self.params, f"{layer}.W_O", f"{layer}.b_O")
@@ -303,7 +305,7 @@ class Engine:
                 places += where
                 positions.append(at)
                 behind = clean.post[layer - 1][:, None, begin:]
-                mid[-len(column) :] += _joined(behind, 0, None, column.unsqueeze(2), at - begin).squeeze(2)
+                mid[-len(column) :] += _joined(behind, 0, None, column.unsqueeze(2), there).squeeze(2)
             live = mlp_block(mid, self.params, layer, config)
         assert live is not None
         logits = unembed(live, self.params, config)
@@ -321,18 +323,18 @@ def _joined(
     """`clean` [b, head, pos, d] as live nodes change it, then as fresh ones do: [node, b, head, pos, d].
 
     live [node, b, head, pos - start, d] is all from place `start` on, fresh [node, b, head, 1, d] the place
-    `at[node]`. Places below 0 (then all are) are not among `clean`: nothing changes, nothing is copied.
+    `at[node]`; None: their places are not among `clean`, and nothing changes.
     """
     n = 0 if live is None else len(live)
-    if live is None and fresh is not None and at is not None and (at < 0).any():
+    if live is None and fresh is not None and at is None:
         return clean.expand(len(fresh), *clean.shape)
     out = clean.new_empty(n + (0 if fresh is None else len(fresh)), *clean.shape)
     if live is not None:
         out[:n, :, :, :start] = clean[:, :, :start]
         out[:n, :, :, start:] = live
-    if fresh is not None and at is not None:
+    if fresh is not None:
         out[n:] = clean
-        if (at >= 0).all():
+        if at is not None:
             out[torch.arange(n, len(out), device=at.device), :, :, at] = fresh.squeeze(3)
     return out
 
