@@ -24,6 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         "circuits",
         "ablate",
+        "ablate_engine",
         "scrub",
         "paths",
         "probe",
@@ -47,6 +48,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
 ALSO = {
     # one step inside a level, each for a reason
     ("claims", "metrics"),
+    ("ablate", "ablate_engine"),
     ("cli", "new_study"),
     ("cli", "claims_run"),
     ("ledger", "claims"),
