@@ -26,7 +26,7 @@ CLAIMS = {name: importlib.import_module(f"mi_lab.studies.{name}").claims for nam
 STUDIES = [name for name, claims in CLAIMS.items() if claims]
 NUMBERS = {
     "arithmetic": set(range(1, 24)),
-    "pathfinding": set(range(1, 40)),
+    "pathfinding": set(range(1, 46)),
     "sorting": set(range(1, 13)),
 }
 # Measured again, all units: seconds each, from weights, recorded curves or few examples.
