@@ -350,11 +350,15 @@ class _Group(NamedTuple):
 
 
 def _blocks(positions: list[int], span: int, first: int) -> list[range]:
-    """These positions in runs of at most `span`, none of which reaches over `first`."""
+    """These positions in runs of at most `span`, half of it from `first` on; none reaches over `first`.
+
+    From there on what a run computes for nothing is a larger part: the last layer's queries end at `stop`.
+    """
     out: list[range] = []
     for p in positions:
-        if out and p < out[-1].start + span and not out[-1].start < first <= p:
-            out[-1] = range(out[-1].start, p + 1)
+        start = out[-1].start if out else p
+        if out and p < start + (span if p < first else max(1, span // 2)) and not start < first <= p:
+            out[-1] = range(start, p + 1)
         else:
             out.append(range(p, p + 1))
     return out

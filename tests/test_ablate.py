@@ -109,9 +109,9 @@ def test_memory_decides_the_groups(make_model, make_tokens, monkeypatch):
         torch.testing.assert_close(parts.changed, wanted.changed, rtol=1e-5, atol=1e-5)
 
 
-def test_positions_that_are_taken_together(monkeypatch):
-    assert ablate_engine._blocks([0, 1, 2, 3, 4, 7], 3, 0) == [range(3), range(3, 5), range(7, 8)]
-    assert ablate_engine._blocks([0, 1, 2, 3, 4], 4, 2) == [range(2), range(2, 5)]
+def test_positions_that_are_taken_together():
+    assert ablate_engine._blocks([0, 1, 2, 3, 4, 7], 3, 9) == [range(3), range(3, 5), range(7, 8)]
+    assert ablate_engine._blocks([0, 1, 2, 3, 4, 5], 4, 2) == [range(2), range(2, 4), range(4, 6)]
     assert ablate_engine._blocks([], 4, 2) == []
     assert ablate_engine._blocks([5, 9], 1, 0) == [range(5, 6), range(9, 10)]
 
