@@ -14,7 +14,7 @@ TEXTS = {
     "taught": "10 nodes, taught",
     "quick": "8 nodes, three layers",
     "paper": "16 nodes, six layers (paper)",
-    "settled": "16 nodes, trained longest (settled)",
+    "settled": "16 nodes, longest (settled)",
 }
 EXAMPLES = {  # a question and a second tree by size: both sides of the root are deep
     8: ("2>3,1>0,7>2,4>5,4>1,6>7,6>4|0", "4>0,7>6,7>5,3>4,1>7,2>3,2>1|5"),
