@@ -71,9 +71,8 @@ def _bit_tables(device: torch.device) -> tuple[Tensor, Tensor]:
     rank = bits.cumsum(1)
     which = torch.zeros(1 << WORD, WORD + 2, dtype=torch.long, device=device)
     places = torch.arange(WORD, device=device).expand_as(bits)
-    which.scatter_(
-        1, torch.where(bits == 1, rank - 1, WORD + 1), places
-    )  # zeros of a mask go to a spare column
+    spare = WORD + 1  # the column for a mask's zeros
+    which.scatter_(1, torch.where(bits == 1, rank - 1, spare), places)
     which.scatter_(1, rank[:, -1:], (bits * places).amax(1, keepdim=True))
     return rank[:, -1].float(), which[:, : WORD + 1].flatten().int()
 
