@@ -234,10 +234,10 @@ class Engine:
                 self.last_logits(part, late.places, fresh[-1], late)
             else:
                 part[idle] = base
-            if late and reduce is not _logits:
-                out = clean.logits.repeat(len(late.places), 1, 1, 1)
-                self.last_logits(out, list(range(len(out))), fresh[-1], late)
-                part[late.places] = reduce(out, rows)
+                if late:
+                    out = clean.logits.repeat(len(late.places), 1, 1, 1)
+                    self.last_logits(out, list(range(len(out))), fresh[-1], late)
+                    part[late.places] = reduce(out, rows)
             for block in blocks:
                 places, logits = self.live_logits(clean, fresh, plan, block)
                 part[places] = reduce(logits, rows)
@@ -258,7 +258,7 @@ class Engine:
             rows = difference.permute(2, 1, 0, 3).flatten(1, 2)  # [head, pos*b, d_head]
             every = (rows @ W_O).unflatten(1, (high - low, -1))
             added = every[group.heads[:n], [p - low for p in where]]
-            out[:n] = mlp_block(added.add_(mid[group.positions[:n]]), self.params, layer, config)
+            out[:n] = mlp_block(added.add_(mid[where]), self.params, layer, config)
         if n < len(out):
             post = values.post[layer, :, group.positions[n:]].transpose(0, 1)
             out[n:] = mlp_block(mid[group.positions[n:]], self.params, layer, config, post)

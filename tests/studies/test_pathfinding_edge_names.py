@@ -74,6 +74,15 @@ def test_every_set_is_what_it_says(some):
             assert found["line"][i][k] <= piece
 
 
+def test_pieces_are_as_large_as_p44_says():
+    """On the 60 trees that it was formed on."""
+    some = m.trees(replace(TASK, n_nodes=16, order="random"), 3000, 901)
+    some = some.where(some.truth["hard"] & (some.truth["length"] >= 3), 60)
+    own, size = edge_names.itself(some.task, some.tokens), lambda names: float(names.sum(-1).float().mean())
+    known = own.cumsum(1) > 0
+    assert f"{size(edge_names.fragment(some.task, some.tokens)):.1f}, {size(known):.1f}" == "5.4, 10.7"
+
+
 def test_the_controls_are_of_the_right_kind_and_size(some):
     task, tokens = some.task, some.tokens
     family = edge_names.siblings(task, tokens) | edge_names.below(task, tokens, some.truth)

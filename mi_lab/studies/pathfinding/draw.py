@@ -80,7 +80,7 @@ def _bit_tables(device: torch.device) -> tuple[Tensor, Tensor]:
 def nth_bit(mask: Tensor, uniform: Tensor) -> Tensor:
     """Int32[n]: one of the bits of mask Int32[n, word], drawn by a number of [0, 1)."""
     counts, which = _bit_tables(mask.device)
-    if mask.shape[1] == 1:
+    if mask.shape[1] == 1:  # up to 16 nodes, as in training: a third of the operations
         mask = mask.view(-1)
         pick = (uniform * counts.index_select(0, mask)).int()
         return which.index_select(0, torch.add(pick, mask, alpha=WORD + 1))

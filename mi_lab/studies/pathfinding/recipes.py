@@ -7,7 +7,7 @@ learning rate): it is named `paper` for the model, and judged by the same claims
 parts. `waves` begins with position vectors that are waves and stays near 65 % of the paths; `paper` goes on
 from it with a loss at every layer (`Recipe.exits`). `not_deep` goes on without, the control. `many` goes on from
 `paper` with more goals to a tree (`not_many` is its control), `every` from there with edges in every order, and
-`long` from `every` for seven times as long.
+`long` from `every` for seven times as long, and `settled` from `long` in four stages.
 `plateau` begins with position vectors drawn at random and finds 62 % of the paths after 12,940 steps,
 most of them because it enters no wrong leaf; `grow_6` to `grown` are an attempt to lead it on, from trees of 6
 nodes back to 16 (`mi_lab.studies.pathfinding.growth`). Every other recipe switches something, to find out what

@@ -67,7 +67,7 @@ def third(
 ) -> dict[str, Tensor]:
     """P22, P26, P36: the edge alone, what lies above, below, or both."""
     beside = _beside(task, tokens, truth)
-    nothing = beside.pop("nothing")
+    nothing = beside.pop("nothing")  # last, as ever: donors are drawn in this order
     return beside | {"both": beside["up"] | beside["down"], "nothing": nothing}
 
 
@@ -152,7 +152,7 @@ P22 = Claim(
     Accept(
         "the model is right on >= .8 of these trees; descendants recover >= .85 of the first step's logit difference, "
         "ancestors and the edge alone <= .70",
-        lambda r: right(r) and r["memory down"] >= 0.85 and max(r["memory up"], r["memory edge"]) <= 0.70,
+        told_apart("down", 0.85, "up", "edge"),
     ),
     BELOW,
     must_fail(BELOW, after_third("backward", 22, "paper", "down", twin=True)),
@@ -172,7 +172,7 @@ P26 = Claim(
     Accept(
         "the model is right on >= .8 of these trees; ancestors recover >= .85 of the first step's logit difference, "
         "descendants and the edge alone <= .70",
-        lambda r: right(r) and r["memory up"] >= 0.85 and max(r["memory down"], r["memory edge"]) <= 0.70,
+        told_apart("up", 0.85, "down", "edge"),
     ),
     ABOVE,
     must_fail(ABOVE, after_third("forward", 26, "every", "up", twin=True)),

@@ -9,7 +9,7 @@ from mi_lab.claims import Accept, Claim, Control
 from mi_lab.model import Transformer
 from mi_lab.studies.pathfinding import measure as m
 from mi_lab.studies.pathfinding.circuit import composition_matrix, patterns, position_scores
-from mi_lab.studies.pathfinding.claims.common import FIGURES, Row, per_seed
+from mi_lab.studies.pathfinding.claims.common import FIGURES, Asked, Row, per_seed
 
 N = 2000
 
@@ -149,10 +149,18 @@ P9 = Claim(
 )
 
 
-def _quick(model: Transformer, *, recipe: str = "quick") -> Row:
+def _backward(model: Transformer, recipe: str, levels: int) -> Row:
     some = m.trees(m.task_of(recipe, order="backward"), N)
     found = m.deduction(model, some.where(some.truth["length"] >= 2))
-    return {"exact": float(m.exact(model, some).float().mean()), "D1": found[0], "D2": found[1]}
+    return {
+        "exact": float(m.exact(model, some).float().mean()),
+        **{f"D{k + 1}": found[k] for k in range(levels)},
+    }
+
+
+def backward_heads(recipe: str, levels: int, *, sample: str, twin: bool = False) -> Asked:
+    """Whole paths right in backward order, and the first deduction scores where P >= 2, for one recipe's models."""
+    return per_seed(recipe, lambda model: _backward(model, recipe, levels), "exact", sample=sample, twin=twin)
 
 
 P15 = Claim(
@@ -165,14 +173,12 @@ P15 = Claim(
         "exact >= .96 (backward order), D_1 and D_2 <= .2 at P >= 2",
         lambda r: r["exact"] >= 0.96 and max(r["D1"], r["D2"]) <= 0.2,
     ),
-    per_seed("quick", _quick, "exact", sample=f"{N:,} backward trees of 8 nodes"),
+    backward_heads("quick", 2, sample=f"{N:,} backward trees of 8 nodes"),
     (
-        Control("untrained twin", per_seed("quick", _quick, "exact", sample="the same", twin=True)),
+        Control("untrained twin", backward_heads("quick", 2, sample="the same", twin=True)),
         Control(
             "models that were shown the climb, on their trees of 10 nodes (`unaided`)",
-            per_seed(
-                "unaided", lambda model: _quick(model, recipe="unaided"), "exact", sample=f"{N:,} trees"
-            ),
+            backward_heads("unaided", 2, sample=f"{N:,} trees"),
         ),
     ),
     "Which algorithm it is instead: P17.",

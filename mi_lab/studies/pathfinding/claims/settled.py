@@ -6,42 +6,21 @@ steps, P44 and P45 in the middle of it. (The last stage was split in two towards
 
 from __future__ import annotations
 
+import functools
+
 from mi_lab.claims import Accept, Claim, Control
-from mi_lab.studies.pathfinding import measure as m
-from mi_lab.studies.pathfinding.circuit import untrained_twin
-from mi_lab.studies.pathfinding.claims.common import OURS, Asked, Row, by_model
+from mi_lab.studies.pathfinding.claims.common import OURS
 from mi_lab.studies.pathfinding.claims.edges import BELOW, P22, after, after_third, controls, told_apart
+from mi_lab.studies.pathfinding.claims.heads import N, backward_heads
 from mi_lab.studies.pathfinding.claims.order import LONG, P35, ordered
 from mi_lab.studies.pathfinding.claims.roads import must_fail, right
 from mi_lab.studies.pathfinding.claims.solved import P1, solved
 
 SETTLED = "settled"
-N = 2000
 WRITTEN = "Written down while the second of its four stages was in its first thousand steps. One run"
 
 
-def _heads(recipe: str, seed: int, *, twin: bool = False) -> Row:
-    """Deduction scores of the first three layers that can have them, and whole paths right."""
-    model = m.model(recipe, seed)
-    model = untrained_twin(model, seed) if twin else model
-    some = m.trees(m.task_of(recipe, order="backward"), N)
-    found = m.deduction(model, some.where(some.truth["length"] >= 2))
-    return {
-        "exact": float(m.exact(model, some).float().mean()),
-        "D1": found[0],
-        "D2": found[1],
-        "D3": found[2],
-    }
-
-
-def heads(recipe: str, *, twin: bool = False) -> Asked:
-    """The measure of P43 for one recipe's models."""
-    return by_model(
-        lambda name, seed: _heads(name, seed, twin=twin),
-        "exact",
-        sample=f"{N:,} backward trees, heads at P >= 2",
-    ).of(recipe)
-
+HEADS = f"{N:,} backward trees, heads at P >= 2"
 
 P40 = Claim(
     "P40",
@@ -98,10 +77,13 @@ P43 = Claim(
         "exact >= .98 (backward order, P1's bar), D_1, D_2 and D_3 <= .2 at P >= 2",
         lambda r: r["exact"] >= 0.98 and max(r["D1"], r["D2"], r["D3"]) <= 0.2,
     ),
-    heads(SETTLED),
+    backward_heads(SETTLED, 3, sample=HEADS),
     (
-        Control("untrained twin", heads(SETTLED, twin=True)),
-        Control("models that were shown the climb, on their trees of 10 nodes (`unaided`)", heads("unaided")),
+        Control("untrained twin", backward_heads(SETTLED, 3, sample=HEADS, twin=True)),
+        Control(
+            "models that were shown the climb, on their trees of 10 nodes (`unaided`)",
+            backward_heads("unaided", 3, sample=HEADS),
+        ),
     ),
     f"P15's question at full size. {WRITTEN}; `long` had been seen to have none.",
 )
@@ -109,6 +91,7 @@ SEEN = (
     "Formed on 60 other trees and an earlier model: `middling` at step 4,000, with some twenty-five sets of names, "
     "before `settled` was begun. One run"
 )
+PIECES = functools.partial(after, 1, "random", 44, "random", SETTLED, "fragment")
 P44 = Claim(
     "P44",
     "In random order an edge carries the piece of the tree that is listed so far",
@@ -122,14 +105,8 @@ P44 = Claim(
         "the edge alone, ancestors, descendants, the line so far, the edge before and as many other names <= .6 each",
         told_apart("fragment", 0.7, "edge", "up", "down", "line", "neighbour", "as many", most=0.6),
     ),
-    after(1, "random", 44, "random", SETTLED, "fragment"),
-    controls(
-        after(1, "random", 44, "random", SETTLED, "fragment"),
-        after(1, "random", 44, "random", SETTLED, "fragment", twin=True),
-        "fragment",
-        "as many",
-        "as many other names in its place",
-    ),
+    PIECES(),
+    controls(PIECES(), PIECES(twin=True), "fragment", "as many", "as many other names in its place"),
     f"{SEEN}. A piece has 5.4 names on average, of 10.7 that an edge could know. .7 is no more than most of it.",
 )
 P45 = Claim(
